@@ -1,0 +1,3 @@
+"""Federated, decentralized and robust training over named axes."""
+
+from . import axis as axis

@@ -1,0 +1,111 @@
+"""A training step that supplies every extra argument a transformation may ask for."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import jax
+import optax
+
+from gradax._extras import MissingExtraError
+
+Batch: TypeAlias = Any
+LossFn: TypeAlias = Callable[[optax.Params, Batch], Any]
+Step: TypeAlias = Callable[
+    [optax.Params, optax.OptState, Batch], tuple[optax.Params, optax.OptState, dict[str, Any]]
+]
+
+
+def make_step(
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    *,
+    donate: bool = False,
+) -> Step:
+    r"""Builds a jitted training step in which any transformation of the toolkit works.
+
+    The step computes :math:`\ell(w)` and :math:`\nabla \ell(w)` on the batch, calls
+    ``tx.update`` with ``value``, ``grad``, ``value_fn``, ``grad_fn``, ``per_example_value_fn``
+    and ``per_example_grad_fn``, and adds the update to the parameters. The arrays
+    ``per_example_values`` and ``per_example_grads`` are computed only if the transformation
+    asks for them. Closures cost nothing unless they are called.
+
+    Args:
+      loss_fn: ``loss_fn(params, batch)``, returns the scalar mean loss of the batch, or
+        ``(loss, aux)`` with any pytree ``aux``. Randomness (dropout) belongs into the batch,
+        so that a second gradient on the same batch sees the same draw.
+      tx: the transformation, for instance a chain.
+      donate: hand the buffers of ``params`` and ``opt_state`` to the step, which saves their
+        memory; the arrays passed in cannot be used afterwards.
+
+    Returns:
+      ``step(params, opt_state, batch) -> (params, opt_state, metrics)`` with
+      ``metrics["loss"]``, and ``metrics["aux"]`` if the loss returns one. Per-example extras
+      slice the leading axis of every leaf of ``batch``.
+
+    Raises:
+      TypeError: if ``loss_fn`` is not callable or ``tx`` is no gradient transformation.
+
+    Examples:
+      >>> import gradax, jax.numpy as jnp
+      >>> loss_fn = lambda w, batch: jnp.mean((batch @ w - 1.0) ** 2)
+      >>> tx = gradax.optimizers.diffgrad(0.1)
+      >>> w, step = jnp.zeros(2), gradax.make_step(loss_fn, tx)
+      >>> state = tx.init(w)
+      >>> for _ in range(100):
+      ...     w, state, metrics = step(w, state, jnp.eye(2))
+      >>> bool(metrics["loss"] < 1e-2)
+      True
+    """
+    if not callable(loss_fn):
+        raise TypeError(f"make_step: loss_fn must be callable, got {loss_fn!r}.")
+    if not isinstance(tx, optax.GradientTransformation):
+        raise TypeError(f"make_step: tx must be an optax.GradientTransformation, got {tx!r}.")
+    tx = optax.with_extra_args_support(tx)
+
+    def step(params, opt_state, batch):
+        loss, has_aux = _with_aux(loss_fn, params, batch)
+        (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(params, batch)
+        extras = _closures(loss, batch) | {"value": value, "grad": grads}
+        updates, opt_state = _update(tx, grads, opt_state, params, extras)
+        metrics = {"loss": value} | ({"aux": aux} if has_aux else {})
+        return optax.apply_updates(params, updates), opt_state, metrics
+
+    return jax.jit(step, donate_argnums=(0, 1) if donate else ())
+
+
+def _with_aux(loss_fn, params, batch):
+    """Brings a loss into the form that returns ``(value, aux)``; says whether it had one."""
+    shape = jax.eval_shape(loss_fn, params, batch)
+    if isinstance(shape, tuple):
+        return loss_fn, True
+    return (lambda params, batch: (loss_fn(params, batch), None)), False
+
+
+def _closures(loss, batch) -> dict[str, Any]:
+    value_of = lambda params, batch: loss(params, batch)[0]
+    single = lambda example: jax.tree.map(lambda leaf: leaf[None], example)
+    of_example = lambda params, example: value_of(params, single(example))
+    return {
+        "value_fn": lambda params: value_of(params, batch),
+        # optax's SAM passes a second positional argument.
+        "grad_fn": lambda params, *_: jax.grad(value_of)(params, batch),
+        "per_example_value_fn": lambda params: jax.vmap(of_example, (None, 0))(params, batch),
+        "per_example_grad_fn": lambda params: jax.vmap(jax.grad(of_example), (None, 0))(
+            params, batch
+        ),
+    }
+
+
+def _update(tx, grads, state, params, extras):
+    """Calls ``tx.update``; computes an expensive extra only after it has been asked for."""
+    on_demand = {
+        "per_example_values": lambda: extras["per_example_value_fn"](params),
+        "per_example_grads": lambda: extras["per_example_grad_fn"](params),
+    }
+    while True:
+        try:
+            return tx.update(grads, state, params, **extras)
+        except MissingExtraError as error:
+            if error.extra in extras or error.extra not in on_demand:
+                raise
+            extras = extras | {error.extra: on_demand[error.extra]()}

@@ -1,0 +1,1 @@
+"""Optimizers: gradient transformations for one participant."""

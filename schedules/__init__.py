@@ -1,0 +1,1 @@
+"""Schedules: learning rates, batch sizes and data sampling that listen to training."""

@@ -1,0 +1,23 @@
+"""Shared set-up: four forced host devices, and a compilation cache that outlives a run."""
+
+import os
+import pathlib
+
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+)
+
+import chex
+import jax
+import pytest
+
+_CACHE = pathlib.Path(__file__).parents[1] / ".cache" / "jax"
+jax.config.update("jax_compilation_cache_dir", str(_CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_trace_counter():
+    """chex counts traces per function name, for the whole process."""
+    chex.clear_trace_counter()
+    yield
