@@ -64,17 +64,26 @@ def names(axis_name: AxisName) -> tuple[str, ...]:
       Traceback (most recent call last):
       ValueError: axis_name must not repeat a name, got ('hosts', 'hosts').
     """
-    listed = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name)
+    listed = axis_name if isinstance(axis_name, tuple | list) else (axis_name,)
     if not listed or not all(isinstance(name, str) for name in listed):
         raise ValueError(f"axis_name must be a string or a tuple of them, got {axis_name!r}.")
     if len(set(listed)) != len(listed):
         raise ValueError(f"axis_name must not repeat a name, got {axis_name!r}.")
-    return listed
+    return tuple(listed)
 
 
-def _is_manual(name: str) -> bool:
-    """Whether the axis is one of devices (``pmap``, ``shard_map``) and not of ``vmap``."""
-    return name in jax.sharding.get_abstract_mesh().manual_axes
+def is_manual(axis_name: AxisName) -> bool:
+    """Tells devices from lanes: whether a part of the axis belongs to ``pmap`` or ``shard_map``.
+
+    Args:
+      axis_name: a name or a tuple of nested names, outermost first.
+
+    Returns:
+      ``False`` if the whole axis is vmapped: what does not depend on the participant is then
+      computed once for all. ``True`` if every device computes it again.
+    """
+    manual = jax.sharding.get_abstract_mesh().manual_axes
+    return any(name in manual for name in names(axis_name))
 
 
 @_explain_unbound
@@ -117,7 +126,7 @@ def all_gather(tree: Any, axis_name: AxisName) -> Any:
 
 
 @_explain_unbound
-def weighted_sum(tree: Any, weight: jax.Array, axis_name: AxisName) -> Any:
+def weighted_sum(tree: Any, weight: jax.typing.ArrayLike, axis_name: AxisName) -> Any:
     r"""Computes :math:`\sum_i w_i x_i` over the participants.
 
     Sums are accumulated in float32 at least, and returned in each leaf's dtype.
@@ -128,23 +137,32 @@ def weighted_sum(tree: Any, weight: jax.Array, axis_name: AxisName) -> Any:
       axis_name: a name or a tuple of nested names, outermost first.
 
     Returns:
-      A tree like ``tree``, equal for all participants.
+      A tree like ``tree``, equal for all participants; integer leaves become float.
     """
     listed = names(axis_name)
-    return jax.tree.map(lambda leaf: _weighted_sum_of_leaf(leaf, weight, listed), tree)
+
+    def of_leaf(leaf):
+        total = _wide_sum(leaf, weight, listed)
+        return total.astype(leaf.dtype) if _is_inexact(leaf) else total
+
+    return jax.tree.map(of_leaf, jax.tree.map(jnp.asarray, tree))
 
 
-def _weighted_sum_of_leaf(leaf, weight, listed):
-    leaf = jnp.asarray(leaf)
+def _is_inexact(leaf):
+    return jnp.issubdtype(leaf.dtype, jnp.inexact)
+
+
+def _wide_sum(leaf, weight, listed):
+    """The weighted sum of a leaf in the dtype it is accumulated in."""
     wide = jnp.promote_types(leaf.dtype, jnp.float32)
     total, factor = leaf.astype(wide), jnp.asarray(weight, wide)
     for name in reversed(listed):
-        if _is_manual(name):
+        if is_manual(name):
             total, factor = lax.psum(factor * total, name), jnp.ones([], wide)
         else:
             rows, factors = lax.all_gather((total, factor), name)
             total, factor = contract(factors, rows), jnp.ones([], wide)
-    return total.astype(leaf.dtype)
+    return total
 
 
 def contract(weights: jax.Array, rows: jax.Array) -> jax.Array:
@@ -152,6 +170,7 @@ def contract(weights: jax.Array, rows: jax.Array) -> jax.Array:
     return jnp.tensordot(weights, rows, axes=1, precision=lax.Precision.HIGHEST)
 
 
+@_explain_unbound
 def sum(tree: Any, axis_name: AxisName) -> Any:
     """Adds the trees of all participants.
 
@@ -160,11 +179,21 @@ def sum(tree: Any, axis_name: AxisName) -> Any:
       axis_name: a name or a tuple of nested names, outermost first.
 
     Returns:
-      A tree like ``tree``, equal for all participants.
+      A tree like ``tree``, equal for all participants. Integers are added exactly, booleans
+      are counted.
     """
-    return weighted_sum(tree, jnp.ones([], jnp.float32), axis_name)
+    listed = names(axis_name)
+
+    def of_leaf(leaf):
+        if _is_inexact(leaf):
+            return _wide_sum(leaf, 1.0, listed).astype(leaf.dtype)
+        counted = leaf.astype(jnp.int32) if leaf.dtype == jnp.bool_ else leaf
+        return lax.psum(counted, listed)
+
+    return jax.tree.map(of_leaf, jax.tree.map(jnp.asarray, tree))
 
 
+@_explain_unbound
 def mean(tree: Any, axis_name: AxisName) -> Any:
     """Averages the trees of all participants, with equal weights.
 
@@ -175,8 +204,15 @@ def mean(tree: Any, axis_name: AxisName) -> Any:
     Returns:
       A tree like ``tree``, equal for all participants; integer leaves become float.
     """
-    count = size(axis_name)
-    return jax.tree.map(lambda leaf: leaf / count, sum(tree, axis_name))
+    listed, count = names(axis_name), size(axis_name)
+
+    def of_leaf(leaf):
+        if not _is_inexact(leaf):
+            return sum(leaf, axis_name) / count
+        # Rounded to the leaf's dtype once, after the division.
+        return (_wide_sum(leaf, 1.0, listed) / count).astype(leaf.dtype)
+
+    return jax.tree.map(of_leaf, jax.tree.map(jnp.asarray, tree))
 
 
 @_explain_unbound
@@ -202,7 +238,7 @@ def permute(tree: Any, axis_name: AxisName, pairs: Sequence[tuple[int, int]]) ->
             raise ValueError(
                 f"permute: every {title} must occur once and lie in [0, {count}), got {pairs}."
             )
-    if len(listed) == 1 and (_is_manual(listed[0]) or len(pairs) == count):
+    if len(listed) == 1 and (is_manual(listed[0]) or len(pairs) == count):
         return jax.tree.map(lambda leaf: lax.ppermute(leaf, listed[0], list(pairs)), tree)
     source = [-1] * count
     for origin, destination in pairs:

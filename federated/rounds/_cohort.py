@@ -1,0 +1,230 @@
+"""Who takes part in a round.
+
+A cohort is a list of client numbers of fixed length; the number ``num_clients`` means nobody.
+One rule covers sampling, dropouts, padding of the last chunk and lists of events.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import stats
+
+from gradax import _validate
+
+
+class Draw(NamedTuple):
+    """The cohort of one round.
+
+    Attributes:
+      ids: ``int32[size]``, clients; ``num_clients`` means nobody.
+      lane: extras for each lane, leaves ``[size, ...]`` (such as ``weight``).
+      shared: extras for all, never batched.
+      num_cut: ``int32[]``, drawn clients for which there was no room.
+    """
+
+    ids: jax.Array
+    lane: dict[str, Any] = {}  # noqa: RUF012  (a NamedTuple default, never mutated)
+    shared: dict[str, Any] = {}  # noqa: RUF012
+    num_cut: jax.Array | int = 0
+
+
+class Cohort(NamedTuple):
+    """A rule that draws the participants of each round.
+
+    Attributes:
+      size: number of lanes of a draw.
+      num_clients: number of clients it draws from.
+      init: ``init() -> state``, a pytree that is saved with the run.
+      draw: ``draw(state, key, round) -> (Draw, state)``, pure.
+    """
+
+    size: int
+    num_clients: int
+    init: Callable[[], Any]
+    draw: Callable[[Any, jax.Array, jax.Array], tuple[Draw, Any]]
+
+
+def _stateless(size, num_clients, ids_of) -> Cohort:
+    def draw(state, key, round):
+        del round
+        return Draw(ids_of(key).astype(jnp.int32)), state
+
+    return Cohort(size, num_clients, lambda: (), draw)
+
+
+def _check_size(who: str, num_clients: int, size: int) -> None:
+    _validate.integer(who, "num_clients", num_clients, at_least=1)
+    _validate.integer(who, "size", size, at_least=1)
+    if size > num_clients:
+        raise ValueError(
+            f"{who}: size must not exceed the number of clients, {num_clients}, got {size}."
+        )
+
+
+def uniform_cohort(num_clients: int, size: int) -> Cohort:
+    """Draws ``size`` different clients, each set equally likely.
+
+    Args:
+      num_clients: number of clients.
+      size: participants per round.
+
+    Returns:
+      The rule.
+
+    Raises:
+      ValueError: if ``size`` exceeds ``num_clients``.
+
+    Examples:
+      >>> import jax
+      >>> from gradax import federated
+      >>> cohort = federated.uniform_cohort(num_clients=5, size=5)
+      >>> draw, _ = cohort.draw(cohort.init(), jax.random.key(0), 0)
+      >>> sorted(draw.ids.tolist())
+      [0, 1, 2, 3, 4]
+    """
+    _check_size("uniform_cohort", num_clients, size)
+    ids_of = lambda key: jax.random.choice(key, num_clients, (size,), replace=False)
+    return _stateless(size, num_clients, ids_of)
+
+
+def weighted_cohort(num_clients: int, size: int, weights: np.ndarray) -> Cohort:
+    """Draws ``size`` different clients one after the other, with probabilities by weight.
+
+    Args:
+      num_clients: number of clients.
+      size: participants per round.
+      weights: ``[num_clients]``, not negative, at least ``size`` of them positive.
+
+    Returns:
+      The rule.
+
+    Raises:
+      ValueError: if sizes do not fit or the weights are no weights.
+
+    Examples:
+      >>> import jax, numpy as np
+      >>> from gradax import federated
+      >>> cohort = federated.weighted_cohort(3, 2, np.array([1.0, 0.0, 1.0]))
+      >>> draw, _ = cohort.draw(cohort.init(), jax.random.key(0), 0)
+      >>> sorted(draw.ids.tolist())
+      [0, 2]
+    """
+    _check_size("weighted_cohort", num_clients, size)
+    weights = np.asarray(weights, np.float64)
+    if weights.shape != (num_clients,):
+        raise ValueError(
+            f"weighted_cohort: weights must have shape ({num_clients},), got {weights.shape}."
+        )
+    if not np.all(np.isfinite(weights)) or np.any(weights < 0) or np.sum(weights > 0) < size:
+        raise ValueError(
+            "weighted_cohort: weights must be finite and not negative, with at least "
+            f"size={size} of them positive, got {weights}."
+        )
+    probabilities = jnp.asarray(weights / weights.sum(), jnp.float32)
+    ids_of = lambda key: jax.random.choice(
+        key, num_clients, (size,), replace=False, p=probabilities
+    )
+    return _stateless(size, num_clients, ids_of)
+
+
+def poisson_cohort(num_clients: int, rate: float, max_size: int | None = None) -> Cohort:
+    r"""Lets every client take part with probability ``rate``, independently of the others.
+
+    The number of participants is binomial; the draw is padded to ``max_size`` lanes. A draw
+    that is larger is cut to the clients with the smallest numbers, and says so in ``num_cut``;
+    by default a draw is cut with probability below :math:`10^{-12}`.
+
+    Args:
+      num_clients: number of clients.
+      rate: probability :math:`q` to take part, in ``(0, 1]``.
+      max_size: lanes of a draw.
+
+    Returns:
+      The rule.
+
+    Raises:
+      ValueError: if an argument is out of range.
+
+    Examples:
+      >>> import jax
+      >>> from gradax import federated
+      >>> cohort = federated.poisson_cohort(num_clients=1000, rate=0.01)
+      >>> cohort.size < 50
+      True
+    """
+    _validate.integer("poisson_cohort", "num_clients", num_clients, at_least=1)
+    _validate.interval("poisson_cohort", "rate", rate, "(0, 1]")
+    if max_size is None:
+        max_size = min(num_clients, int(stats.binom.isf(1e-12, num_clients, rate)) + 1)
+    _check_size("poisson_cohort", num_clients, max_size)
+
+    def draw(state, key, round):
+        del round
+        taking_part = jax.random.bernoulli(key, rate, (num_clients,))
+        (ids,) = jnp.nonzero(taking_part, size=max_size, fill_value=num_clients)
+        cut = jnp.maximum(jnp.sum(taking_part) - max_size, 0).astype(jnp.int32)
+        return Draw(ids.astype(jnp.int32), num_cut=cut), state
+
+    return Cohort(max_size, num_clients, lambda: (), draw)
+
+
+def scheduled_cohort(
+    num_clients: int,
+    ids: np.ndarray,
+    lane: Mapping[str, np.ndarray] | None = None,
+    shared: Mapping[str, np.ndarray] | None = None,
+) -> Cohort:
+    """Plays back a list of cohorts that was made beforehand.
+
+    Args:
+      num_clients: number of clients.
+      ids: ``[rounds, size]``; ``num_clients`` means nobody. Rounds beyond the list start it
+        again.
+      lane: extras for each lane, leaves ``[rounds, size, ...]``.
+      shared: extras for all, leaves ``[rounds, ...]``.
+
+    Returns:
+      The rule.
+
+    Raises:
+      ValueError: if a number is out of range or lengths differ.
+
+    Examples:
+      >>> import jax, numpy as np
+      >>> from gradax import federated
+      >>> cohort = federated.scheduled_cohort(4, np.array([[0, 1], [2, 4]]))
+      >>> cohort.draw(cohort.init(), jax.random.key(0), 1)[0].ids.tolist()
+      [2, 4]
+    """
+    _validate.integer("scheduled_cohort", "num_clients", num_clients, at_least=1)
+    ids = np.asarray(ids)
+    if ids.ndim != 2 or ids.size == 0 or not np.issubdtype(ids.dtype, np.integer):
+        raise ValueError(
+            f"scheduled_cohort: ids must be integers [rounds, size], got {ids.dtype}{ids.shape}."
+        )
+    if ids.min() < 0 or ids.max() > num_clients:
+        raise ValueError(
+            f"scheduled_cohort: ids must lie in [0, {num_clients}] ({num_clients} means "
+            f"nobody), got {ids.min()} to {ids.max()}."
+        )
+    for row in ids:
+        present = row[row < num_clients]
+        if len(np.unique(present)) != len(present):
+            raise ValueError(f"scheduled_cohort: a client occurs twice in the round {row}.")
+    lane, shared = dict(lane or {}), dict(shared or {})
+    for name, leaf in {**lane, **shared}.items():
+        if len(leaf) != len(ids):
+            raise ValueError(
+                f"scheduled_cohort: {name} must have {len(ids)} rounds, got {len(leaf)}."
+            )
+
+    def draw(state, key, round):
+        del key
+        at = lambda table: jnp.asarray(table)[round % len(ids)]
+        pick = lambda extras: {name: at(table) for name, table in extras.items()}
+        return Draw(at(ids.astype(np.int32)), pick(lane), pick(shared)), state
+
+    return Cohort(ids.shape[1], num_clients, lambda: (), draw)

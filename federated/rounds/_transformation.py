@@ -1,0 +1,121 @@
+"""An algorithm as one transformation, for loops of one's own under vmap, pmap or shard_map."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from .. import axis
+from ._algorithm import Algorithm
+from ._wire import published
+
+
+class SharedState(NamedTuple):
+    """The part of a round's state that is equal for all participants.
+
+    Attributes:
+      aggregate: state of the aggregate.
+      server: state of the server's chain.
+    """
+
+    aggregate: optax.OptState
+    server: optax.OptState
+
+
+class RoundState(NamedTuple):
+    """State of :func:`as_transformation`.
+
+    Attributes:
+      count: ``int32[]``, number of rounds made.
+      client: this participant's state; of peers, also that of their aggregate.
+      shared: the server's side, replicated; ``None`` for peers. Its random keys are common.
+    """
+
+    count: jax.Array
+    client: optax.OptState
+    shared: SharedState | None
+
+
+def as_transformation(algorithm: Algorithm) -> optax.GradientTransformationExtraArgs:
+    """Turns an algorithm into a transformation whose ``update`` is one whole round.
+
+    Call it inside ``jax.vmap(..., axis_name=...)``, ``jax.pmap`` or ``jax.shard_map``: every
+    participant passes its own gradient and extras (``batches``, ``grad_fn``, ``weight``,
+    ``active``, ``key``, ...) and receives the same update of the common parameters, or, without
+    a server, its own.
+
+    Args:
+      algorithm: the algorithm; its ``axis_name`` is the axis of the call.
+
+    Returns:
+      A transformation with a :class:`RoundState`. Initialize the states of all participants
+      with :func:`init_participants`. A participant with ``active=False`` sends nothing and
+      keeps its state.
+
+    Raises:
+      ValueError: at trace time, if the axis is not bound.
+
+    Examples:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> from gradax import federated
+      >>> algorithm = federated.fedavg(learning_rate=0.5)
+      >>> tx, x, targets = federated.as_transformation(algorithm), jnp.array(0.0), jnp.arange(4.0)
+      >>> states = federated.init_participants(tx, x, jnp.arange(4))
+      >>> def round(state, target):
+      ...     grad_fn = lambda x, batch: x - batch
+      ...     return tx.update(x, state, x, grad_fn=grad_fn, batches=target[None])[0]
+      >>> jax.vmap(round, axis_name="clients")(states, targets).tolist()
+      [0.75, 0.75, 0.75, 0.75]
+    """
+    if algorithm.server is None:
+        client, serve = optax.chain(algorithm.client, algorithm.aggregate), None
+    else:
+        client, serve = optax.with_extra_args_support(algorithm.client), _server_side(algorithm)
+
+    def init_fn(params):
+        shared = None
+        if algorithm.server is not None:
+            shared = SharedState(algorithm.aggregate.init(params), algorithm.server.init(params))
+        return RoundState(jnp.zeros([], jnp.int32), client.init(params), shared)
+
+    def update_fn(updates, state, params=None, *, active=None, **extras):
+        active = jnp.array(True) if active is None else jnp.asarray(active)
+        extras = {
+            "round": state.count,
+            "num_clients": axis.size(algorithm.axis_name),
+            "num_active": axis.sum(active.astype(jnp.int32), algorithm.axis_name),
+            **extras,
+            "active": active,
+        }
+        told = published(algorithm, state.shared.server) if serve else {}
+        message, new_client = client.update(updates, state.client, params, **extras, **told)
+        keep = lambda new, old: jnp.where(active, new, old)
+        new_client = jax.tree.map(keep, new_client, state.client)
+        if serve:
+            out, shared = serve(message, state.shared, params, extras)
+        else:
+            out = jax.tree.map(lambda u: keep(u, jnp.zeros_like(u)), message)
+            shared = None
+        return out, RoundState(optax.safe_increment(state.count), new_client, shared)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+#: Extras of a round that are equal for all, and so may reach the server.
+COMMON_EXTRAS = ("round", "num_clients", "num_active")
+
+
+def _server_side(algorithm: Algorithm):
+    """Aggregates under the axis, then lets the server act, once per participant but alike."""
+    aggregate = optax.with_extra_args_support(algorithm.aggregate)
+    server = optax.with_extra_args_support(algorithm.server)
+
+    def serve(message, shared, params, extras):
+        common = {name: extras[name] for name in COMMON_EXTRAS}
+        mean, new_aggregate = aggregate.update(message, shared.aggregate, params, **extras)
+        pseudo_gradient = jax.tree.map(jnp.negative, mean)
+        out, new_server = server.update(pseudo_gradient, shared.server, params, **common)
+        return out, SharedState(new_aggregate, new_server)
+
+    return serve

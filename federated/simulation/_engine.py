@@ -1,0 +1,307 @@
+"""One round, as a pure function of the state: the whole of the simulation but its loop."""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ..data._layout import ClientData
+from ..rounds._algorithm import Algorithm, SumAggregate, masked
+from ..rounds._cohort import Cohort, Draw
+from ..rounds._participants import init_participants
+from ..rounds._wire import published, tree_bytes
+from . import _store
+from ._lanes import Lanes, Sum, add_up, map_lanes, narrow, scan_chunks, split, under_axis
+from ._local import Batching, Local, Objective, Rows, take_rows
+from ._placement import Placement
+
+
+class SimState(NamedTuple):
+    """Everything that a run carries from round to round, and all that is saved.
+
+    Attributes:
+      round: ``int32[]``, number of rounds made.
+      key: the run's random key; round and client are folded in at use.
+      params: the common parameters, or one row per node for peers.
+      clients: state of the client chain, leaves ``[num_clients, ...]``.
+      aggregate: state of the aggregate; for peers, leaves ``[num_clients, ...]``.
+      server: state of the server's chain, or ``()``.
+      cohort: state of the cohort rule.
+    """
+
+    round: jax.Array
+    key: jax.Array
+    params: optax.Params
+    clients: optax.OptState
+    aggregate: optax.OptState
+    server: optax.OptState
+    cohort: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """Builds states and plays rounds.
+
+    Attributes:
+      algorithm: the algorithm.
+      objective: loss and gradient.
+      batching: how examples become batches.
+      num_clients: number of clients or nodes.
+      cohort: who takes part, or ``None`` for everybody.
+      chunk: lanes that are computed side by side, or ``None`` for all.
+      record: names of fields of the client's state to record in every round and lane.
+      placement: the devices over which the client axis is spread.
+    """
+
+    algorithm: Algorithm
+    objective: Objective
+    batching: Batching
+    num_clients: int
+    cohort: Cohort | None = None
+    chunk: int | None = None
+    record: tuple[str, ...] = ()
+    placement: Placement = dataclasses.field(default_factory=Placement)
+
+    @property
+    def row_fields(self) -> set[str]:
+        """Fields of the state that have a leading axis of clients."""
+        return {"clients"} if self.algorithm.server else {"clients", "params", "aggregate"}
+
+    def init(self, params: optax.Params, key: jax.Array, replicate: bool = True) -> SimState:
+        """Builds the state before the first round; nothing in it shares a buffer with ``params``.
+
+        Args:
+          params: parameters of one participant, or one row per node (``replicate=False``).
+          key: the run's random key.
+          replicate: for peers, whether to give every node a copy of ``params``.
+
+        Returns:
+          The state.
+        """
+        algorithm, ids = self.algorithm, jnp.arange(self.num_clients)
+        # A dtype that is named is a strong one: a weak type would change within the scan.
+        params = jax.tree.map(lambda x: jnp.array(x, jnp.asarray(x).dtype), params)
+        zero, drawn = jnp.zeros([], jnp.int32), self.cohort.init() if self.cohort else ()
+        if algorithm.server is not None:
+            clients = init_participants(algorithm.client, params, ids)
+            sides = algorithm.aggregate.init(params), algorithm.server.init(params)
+            return SimState(zero, key, params, clients, *sides, drawn)
+        if replicate:
+            copies = lambda x: jnp.repeat(jnp.asarray(x)[None], self.num_clients, axis=0)
+            params = jax.tree.map(copies, params)
+        row = jax.tree.map(lambda x: x[0], params)
+        states = [init_participants(tx, row, ids) for tx in (algorithm.client, algorithm.aggregate)]
+        return SimState(zero, key, params, *states, (), drawn)
+
+    def message_bytes(self, state: SimState, data: ClientData) -> tuple[int, int]:
+        """Sizes of what one participant sends and receives in a round, from static shapes.
+
+        Args:
+          state: of the run.
+          data: of the run.
+
+        Returns:
+          Bytes up and bytes down, Python integers; of peers, what goes up comes down elsewhere.
+        """
+        told = self._told(state)
+
+        def first_message(state, data):
+            draw, _ = self._draw(state, state.key)
+            lanes = jax.tree.map(lambda x: x[:1], Lanes(draw.ids, draw.lane))
+            mine = self._own(lanes, data, self._shared(state, draw), state.key)
+            client = lambda params, clients, own: self._client(params, clients, own | told)[0]
+            row = lambda store: jax.tree.map(lambda x: x[:1], store)
+            if self.algorithm.server:
+                return mine(map_lanes, client, (None, 0), state.params, row(state.clients))
+            return mine(map_lanes, client, (0, 0), row(state.params), row(state.clients))
+
+        up = tree_bytes(jax.eval_shape(first_message, state, data))
+        return up, tree_bytes((state.params, told)) if self.algorithm.server else up
+
+    # One round ---------------------------------------------------------------------------
+
+    def round(self, state: SimState, data: ClientData) -> tuple[SimState, dict[str, Any]]:
+        """Plays one round.
+
+        Args:
+          state: before the round.
+          data: all clients, on the device.
+
+        Returns:
+          The state after the round, and its metrics: scalars, and ``lanes`` with what was
+          seen of each lane.
+        """
+        key = jax.random.fold_in(state.key, state.round)
+        draw_key, client_key = jax.random.split(key)
+        draw, cohort_state = self._draw(state, draw_key)
+        shared, lanes = self._shared(state, draw), Lanes(draw.ids, draw.lane)
+        play = self._serve if self.algorithm.server else self._exchange
+        changes, seen = play(state, data, lanes, shared, client_key)
+        metrics = {
+            "num_active": shared["num_active"],
+            "num_cut": jnp.asarray(draw.num_cut, jnp.int32),
+            "lanes": {**seen, "active": draw.ids < self.num_clients},
+        }
+        after = state._replace(round=state.round + 1, cohort=cohort_state, **changes)
+        return after, metrics
+
+    def _draw(self, state, key) -> tuple[Draw, Any]:
+        if self.cohort is None:
+            return Draw(jnp.arange(self.num_clients, dtype=jnp.int32)), state.cohort
+        return self.cohort.draw(state.cohort, key, state.round)
+
+    def _shared(self, state, draw) -> dict[str, Any]:
+        """Extras that are equal for all participants, and never batched."""
+        return {
+            "round": state.round,
+            "num_clients": self.num_clients,
+            "num_active": jnp.sum(draw.ids < self.num_clients, dtype=jnp.int32),
+            **draw.shared,
+        }
+
+    def _told(self, state) -> dict[str, Any]:
+        return published(self.algorithm, state.server) if self.algorithm.server else {}
+
+    def _serve(self, state, data, lanes, shared, key):
+        """A round with a server: clients, their aggregate, the server's step."""
+        algorithm, told = self.algorithm, self._told(state)
+
+        def client(params, client_state, own):
+            message, client_state, seen = self._client(params, client_state, own | told)
+            if isinstance(algorithm.aggregate, SumAggregate):
+                message = Sum(*masked(algorithm.aggregate.partial, message, own))
+            return message, client_state, seen
+
+        def run(clients, lanes):
+            mine, ids = self._own(lanes, data, shared, key), self._ids(lanes)
+            arguments = state.params, _store.read(clients, ids)
+            out, new, seen = mine(map_lanes, client, (None, 0), *arguments)
+            return _store.write(clients, ids, new), out, seen
+
+        clients, out, seen = self._run_chunks(run, state.clients, lanes)
+        mean, aggregate = self._aggregate(out, state, data, lanes, shared, key)
+        server = optax.with_extra_args_support(algorithm.server)
+        pseudo_gradient = jax.tree.map(jnp.negative, mean)
+        updates, server_state = server.update(pseudo_gradient, state.server, state.params, **shared)
+        params = optax.apply_updates(state.params, updates)
+        changes = {"params": params, "clients": clients, "aggregate": aggregate}
+        return {**changes, "server": server_state}, seen
+
+    def _exchange(self, state, data, lanes, shared, key):
+        """A round of peers: local work in chunks, then the exchange under the whole axis."""
+        aggregate = optax.with_extra_args_support(self.algorithm.aggregate)
+
+        def mix(params, mixing_state, message, own):
+            updates, mixing_state = aggregate.update(message, mixing_state, params, **own)
+            seen = self._seen(mixing_state)
+            return optax.apply_updates(params, updates), mixing_state, seen
+
+        def run(clients, lanes):
+            mine, ids = self._own(lanes, data, shared, key), self._ids(lanes)
+            arguments = _store.read(state.params, ids), _store.read(clients, ids)
+            out, new, seen = mine(map_lanes, self._client, (0, 0), *arguments)
+            return _store.write(clients, ids, new), out, seen
+
+        clients, messages, seen = self._run_chunks(run, state.clients, lanes)
+        mine, ids = self._own(lanes, data, shared, key), self._ids(lanes)
+        arguments = _store.read(state.params, ids), _store.read(state.aggregate, ids), messages
+        params, mixing, more = mine(self._under_axis, mix, (0, 0, 0), *arguments)
+        changes = {
+            "clients": clients,
+            "params": _store.write(state.params, ids, params),
+            "aggregate": _store.write(state.aggregate, ids, mixing),
+        }
+        return changes, seen | more
+
+    # Lanes -------------------------------------------------------------------------------
+
+    def _client(self, params, client_state, own):
+        """One participant's part of a round."""
+        client = optax.with_extra_args_support(self.algorithm.client)
+        gradient = own["grad_fn"](params)
+        message, client_state = client.update(gradient, client_state, params, **own)
+        seen = self._seen(client_state)
+        if self.objective.value is not None:
+            seen["loss"] = own["value_fn"](params)
+        return message, client_state, seen
+
+    def _seen(self, state) -> dict[str, jax.Array]:
+        """Fields of a state that the history wants: those of ``record``, and wire reports."""
+        names = ("wire_bytes", "wire_copies", *self.record)
+        found = {name: optax.tree_utils.tree_get(state, name) for name in names}
+        return {name: jnp.asarray(value) for name, value in found.items() if value is not None}
+
+    def _ids(self, lanes: Lanes) -> jax.Array | None:
+        """Whom to gather; ``None`` if the lanes are everybody in order."""
+        everybody = self.cohort is None and lanes.ids.shape[0] == self.num_clients
+        return None if everybody else lanes.ids
+
+    def _own(self, lanes: Lanes, data: ClientData, shared: dict[str, Any], key: jax.Array):
+        """Gathers what belongs to the lanes; returns ``mine(mapper, function, axes, *args)``.
+
+        ``mine`` maps ``function(*args, own)`` over the lanes, ``own`` being each one's extras.
+        """
+        rows, row_axes = take_rows(data, self._ids(lanes))
+        if row_axes.arrays == 0:
+            rows = self.placement.spread(rows, lanes.ids.shape[0])
+
+        def mine(mapper, function, axes, *arguments):
+            def lane(lane, rows, *arguments):
+                return function(*arguments, self._extras(lane, rows, shared, key))
+
+            return mapper(lane, (0, row_axes, *axes), lanes, rows, *arguments)
+
+        return mine
+
+    def _extras(self, lane: Lanes, rows: Rows, shared, key) -> dict[str, Any]:
+        """All extras of one participant."""
+        batch_key, own_key = jax.random.split(jax.random.fold_in(key, lane.ids))
+        local = Local(self.objective, self.batching, rows, batch_key)
+        return {
+            **local.extras(),
+            "key": own_key,
+            "client_id": lane.ids,
+            "active": lane.ids < self.num_clients,
+            "weight": rows.count.astype(jnp.float32),
+            **shared,
+            **lane.extras,
+        }
+
+    def _under_axis(self, function, axes, *arguments, out_axes=0):
+        return under_axis(function, self.algorithm.axis_name, axes, out_axes)(*arguments)
+
+    def _run_chunks(self, run, store, lanes: Lanes):
+        """Runs the client phase at once, or scanned over chunks."""
+        count = lanes.ids.shape[0]
+        size = min(self.chunk or count, count)
+        if size == count:
+            store, out, seen = run(store, lanes)
+            return store, narrow(add_up(out), out) if isinstance(out, Sum) else out, seen
+        store, out, seen = scan_chunks(run, store, split(lanes, size, self.num_clients))
+        without_filling = lambda tree: jax.tree.map(lambda x: x[:count], tree)
+        return store, out if isinstance(out, Sum) else without_filling(out), without_filling(seen)
+
+    def _aggregate(self, out, state, data, lanes, shared, key):
+        """From messages, or their sums, to the aggregate."""
+        aggregate = self.algorithm.aggregate
+        if isinstance(out, Sum):
+            total = out.values
+            return aggregate.finish(total, out.weight, state.aggregate, state.params, **shared)
+        aggregate = optax.with_extra_args_support(aggregate)
+        combine = lambda message, own: aggregate.update(
+            message, state.aggregate, state.params, **own
+        )
+        mine = self._own(lanes, data, shared, key)
+        once = functools.partial(self._under_axis, out_axes=None)
+        try:
+            return mine(once, combine, (0,), out)
+        except ValueError as error:
+            if "out_axes" not in str(error):
+                raise
+            raise ValueError(
+                "the aggregate of an algorithm with a server must return the same for every "
+                "participant; leave server=None for peers, whose aggregate may differ."
+            ) from error

@@ -1,0 +1,274 @@
+"""Simulating federated rounds: the loop over segments of rounds."""
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from gradax import _validate
+
+from .. import axis
+from ..data._layout import ClientData
+from ..rounds._algorithm import Algorithm, peers
+from ..rounds._cohort import Cohort, uniform_cohort
+from ._checkpoint import Checkpoints
+from ._describe import describe
+from ._engine import Engine, SimState
+from ._history import History
+from ._local import Batching, Objective
+from ._placement import Placement
+from ._progress import progress_bar
+
+
+class SimResult(NamedTuple):
+    """What a simulation returns.
+
+    Attributes:
+      params: the common parameters, or for peers one row per node, leaves ``[nodes, ...]``.
+      history: metrics per round.
+      state: everything; pass it to :func:`simulate` to go on.
+    """
+
+    params: optax.Params
+    history: History
+    state: SimState
+
+
+def simulate(
+    algorithm: Algorithm | optax.GradientTransformation,
+    loss_fn: Callable[[optax.Params, Any], Any] | None,
+    params: optax.Params,
+    data: ClientData,
+    rounds: int,
+    cohort: Cohort | int | None = None,
+    *,
+    batch_size: int | None = 32,
+    num_steps: int | None = None,
+    num_epochs: int | None = None,
+    replace: bool = False,
+    grad_fn: Callable[[optax.Params, Any], optax.Updates] | None = None,
+    evaluate: Callable[[optax.Params], dict[str, jax.Array]] | None = None,
+    segment: int = 10,
+    chunk: int | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+    record: tuple[str, ...] = (),
+    key: jax.Array | int = 0,
+    replicate: bool = True,
+    state: SimState | None = None,
+    checkpoint: str | os.PathLike | None = None,
+    progress: bool = False,
+    title: str = "rounds",
+) -> SimResult:
+    """Simulates rounds of an algorithm, many clients on one accelerator or on a mesh.
+
+    Rounds are scanned inside one jit in segments; between segments the run evaluates, draws its
+    progress and saves itself. Whether clients run side by side, in chunks, one by one, on one
+    device or many: the result is the same up to rounding, and random draws are the same bits.
+
+    Args:
+      algorithm: an :class:`Algorithm`, or the chain of a node whose collectives use the axis
+        ``"nodes"`` (see :func:`peers`).
+      loss_fn: ``loss_fn(params, batch)``, the mean loss of a batch, or ``(loss, aux)``; may be
+        ``None`` if ``grad_fn`` is given.
+      params: parameters at the start; the caller's arrays stay usable.
+      data: examples of all clients, for instance of ``gradax.federated.data.padded``.
+      rounds: total number of rounds; a run that goes on stops when this many have been made.
+      cohort: who takes part: a number of clients drawn uniformly each round, a :class:`Cohort`,
+        or ``None`` for everybody.
+      batch_size: examples per batch; ``None`` takes all of a client's examples in every step.
+      num_steps: local steps of a round.
+      num_epochs: instead of ``num_steps``, passes over each client's own data; clients with
+        fewer examples make fewer steps. One pass if neither is given.
+      replace: draw the examples of a batch independently; otherwise each round shuffles a
+        client's examples and deals them out, from the start again when they are used up.
+      grad_fn: ``grad_fn(params, batch)``, if it is not the gradient of ``loss_fn``.
+      evaluate: ``evaluate(params) -> {name: scalar}``, jitted, after every segment; peers pass
+        parameters with a leading axis of nodes.
+      segment: rounds per segment. At most one segment is lost when a run is killed.
+      chunk: clients computed side by side. By default one on CPU, where that is fastest and
+        takes the least memory, and all of the cohort elsewhere or on a mesh. For peers only
+        the local work is chunked, and by default not at all.
+      mesh: devices over which clients, their data and states are spread; parameters are
+        replicated. The number of clients must be a multiple of the number of devices.
+      record: names of fields of the client's or node's state; their mean over the participants
+        stands in the history, every round.
+      key: random key or seed of the run.
+      replicate: for peers, give every node a copy of ``params``; otherwise ``params`` has a
+        leading axis of nodes already.
+      state: of an earlier result, to go on from; it is consumed.
+      checkpoint: directory in which the run saves itself after every segment (extra
+        ``checkpoint``); if it holds this run already, the run goes on from there.
+      progress: draw a progress bar (extra ``progress``).
+      title: stands before the bar.
+
+    Returns:
+      Parameters, history and state.
+
+    Raises:
+      ValueError: if an argument cannot work: a cohort larger than the clients, a client without
+        examples, a checkpoint of another run, a mesh that does not divide the clients.
+      TypeError: if ``algorithm`` or ``data`` is something else.
+
+    Examples:
+      Eight clients that each hold one number agree on the mean:
+
+      >>> import jax.numpy as jnp, numpy as np
+      >>> from gradax import federated
+      >>> numbers = np.arange(8.0, dtype=np.float32)
+      >>> clients = federated.data.padded(numbers, [np.array([i]) for i in range(8)])
+      >>> loss_fn = lambda x, batch: jnp.mean((x - batch) ** 2) / 2
+      >>> result = federated.simulate(
+      ...     federated.fedavg(0.1), loss_fn, jnp.array(0.0), clients, rounds=30, num_steps=5
+      ... )
+      >>> round(float(result.params), 2)
+      3.5
+    """
+    algorithm = _checked_algorithm(algorithm)
+    if not isinstance(data, ClientData):
+        raise TypeError(f"simulate: data must be ClientData, got {type(data).__name__}.")
+    for name, value in (("rounds", rounds), ("segment", segment)):
+        _validate.integer("simulate", name, value, at_least=1)
+    num_clients = data.num_clients
+    if isinstance(cohort, int):
+        cohort = uniform_cohort(num_clients, cohort)
+    if cohort is not None and cohort.num_clients != num_clients:
+        raise ValueError(
+            f"simulate: the cohort draws from {cohort.num_clients} clients, the data have "
+            f"{num_clients}."
+        )
+    placement = Placement(mesh)
+    placement.check(num_clients)
+    engine = Engine(
+        algorithm=algorithm,
+        objective=Objective.of(loss_fn, grad_fn),
+        batching=Batching.plan(data, batch_size, num_steps, num_epochs, replace),
+        num_clients=num_clients,
+        cohort=cohort,
+        chunk=_chunk(chunk, algorithm, mesh),
+        record=tuple(record),
+        placement=placement,
+    )
+    key = jax.random.key(key) if isinstance(key, int) else key
+    if state is None:
+        state = _start(engine, params, key, replicate)
+    saved = checkpoint and Checkpoints(checkpoint, _description(engine, data, key, state))
+    return _Run(engine, data, evaluate, saved or None).play(state, rounds, segment, progress, title)
+
+
+def _checked_algorithm(algorithm) -> Algorithm:
+    if isinstance(algorithm, Algorithm):
+        axis.names(algorithm.axis_name)
+        return algorithm
+    if isinstance(algorithm, optax.GradientTransformation):
+        return peers(algorithm)
+    raise TypeError(
+        "simulate: algorithm must be an Algorithm or an optax.GradientTransformation, got "
+        f"{type(algorithm).__name__}."
+    )
+
+
+def _chunk(chunk, algorithm, mesh) -> int | None:
+    if chunk is not None:
+        _validate.integer("simulate", "chunk", chunk, at_least=1)
+        return chunk
+    one_by_one = algorithm.server is not None and mesh is None and jax.default_backend() == "cpu"
+    return 1 if one_by_one else None
+
+
+def _start(engine: Engine, params, key, replicate: bool) -> SimState:
+    """The first state, made inside a jit so that every part is born where it belongs."""
+    init = lambda params, key: engine.init(params, key, replicate)
+    shardings = engine.placement.of_state(jax.eval_shape(init, params, key), engine.row_fields)
+    return jax.jit(init, out_shardings=shardings)(params, key)
+
+
+def _description(engine: Engine, data: ClientData, key, state: SimState) -> dict[str, str]:
+    """What makes a run this run; chunks and devices do not, they may change on the way."""
+    shapes = [f"{leaf.dtype}{list(leaf.shape)}" for leaf in jax.tree.leaves(state.params)]
+    parts = {name: getattr(engine.algorithm, name) for name in Algorithm._fields}
+    parts |= {"cohort": engine.cohort, "batches": repr(engine.batching), "key": key}
+    parts |= {"params": shapes, "examples": np.asarray(data.counts)}
+    return {name: describe(part) for name, part in parts.items()}
+
+
+class _Run:
+    """A simulation under way: segments, and what happens between them."""
+
+    def __init__(self, engine: Engine, data: ClientData, evaluate, saved: Checkpoints | None):
+        self._engine, self._saved = engine, saved
+        self._data = jax.device_put(data, engine.placement.of_data(data))
+        self._evaluate = jax.jit(evaluate) if evaluate else lambda params: {}
+        self._segment = jax.jit(self._scan, static_argnums=2, donate_argnums=0)
+        self._bytes = None
+
+    def _scan(self, state, data, length):
+        return lax.scan(lambda s, _: self._engine.round(s, data), state, length=length)
+
+    def play(self, state: SimState, rounds: int, segment: int, progress: bool, title: str):
+        rows: list[dict[str, Any]] = []
+        if self._saved and (found := self._saved.restore(state)):
+            state, rows = found
+        made = int(state.round)
+        with progress_bar(progress, title, made, rounds) as report:
+            while made < rounds:
+                length = min(segment, rounds - made)
+                began = time.perf_counter()
+                state, metrics = self._segment(state, self._data, length)
+                metrics = jax.device_get(metrics)
+                seconds = (time.perf_counter() - began) / length
+                rows += self._rows(metrics, made, length, seconds, state)
+                made += length
+                rows[-1].update(_plain(jax.device_get(self._evaluate(state.params))))
+                if self._saved:
+                    self._saved.save(state, rows)
+                report(made, _headline(rows[-1]))
+        if self._saved:
+            self._saved.close()
+        return SimResult(jax.tree.map(jnp.array, state.params), History(rows), state)
+
+    def _rows(self, metrics, made, length, seconds, state) -> list[dict[str, Any]]:
+        """Turns the stacked metrics of a segment into rows of plain numbers."""
+        up, down = self._message_bytes(state)
+        rows = []
+        for number in range(length):
+            one = jax.tree.map(lambda x, number=number: x[number], metrics)
+            active = one["lanes"].pop("active")
+            lanes = {name: values[active] for name, values in one["lanes"].items()}
+            # Python integers: bytes overflow 32 bits soon.
+            sizes = [int(size) for size in lanes.pop("wire_bytes", [up] * int(active.sum()))]
+            copies = [int(count) for count in lanes.pop("wire_copies", [1] * len(sizes))]
+            row = {
+                "round": made + number + 1,
+                "num_active": int(one["num_active"]),
+                "bytes_up": sum(size * count for size, count in zip(sizes, copies, strict=True)),
+                "bytes_down": down * len(sizes),
+                "seconds": seconds,
+            }
+            if one["num_cut"]:
+                row["num_cut"] = int(one["num_cut"])
+            row |= {name: float(np.mean(values)) for name, values in lanes.items() if len(values)}
+            rows.append(row)
+        return rows
+
+    def _message_bytes(self, state) -> tuple[int, int]:
+        """Static sizes of what one participant sends and receives."""
+        if self._bytes is None:
+            self._bytes = self._engine.message_bytes(state, self._data)
+        return self._bytes
+
+
+def _plain(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Scalars as Python numbers, arrays as lists."""
+    return {name: np.asarray(value).tolist() for name, value in metrics.items()}
+
+
+def _headline(row: dict[str, Any]) -> str:
+    hidden = ("round", "num_active", "bytes_up", "bytes_down", "seconds", "num_cut")
+    shown = {k: v for k, v in row.items() if k not in hidden and isinstance(v, int | float)}
+    return "  ".join(f"{name} {value:.4g}" for name, value in shown.items())

@@ -1,0 +1,1 @@
+"""Steepest descent in norms other than the Euclidean one: signs and orthogonal matrices."""
