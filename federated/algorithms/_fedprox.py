@@ -26,9 +26,10 @@ def fedprox(
     weighting: Literal["examples", "uniform"] = "examples",
     axis_name: AxisName = "clients",
 ) -> Algorithm:
-    r"""FedProx: every local loss gets :math:`\frac{\mu}{2} \lVert y - x \rVert^2`.
+    r"""FedProx: FedAvg whose local losses are pulled towards the start of the round.
 
-    The local direction is :math:`\nabla f_i(y) + \mu (y - x)`; the server is FedAvg's.
+    Every local loss gets the term :math:`\frac{\mu}{2} \lVert y - x \rVert^2`, so the local
+    direction is :math:`\nabla f_i(y) + \mu (y - x)`; the server is FedAvg's.
 
     Args:
       learning_rate: as in :func:`fedavg`.

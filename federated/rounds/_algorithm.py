@@ -133,7 +133,9 @@ class SumAggregate(optax.GradientTransformationExtraArgs):
 
 
 def masked(partial: Callable[..., Any], message: Message, extras: dict[str, Any]):
-    """Calls ``partial`` and sets the weight of an absent participant to zero.
+    """Calls ``partial`` and sets the weight and values of an absent participant to zero.
+
+    Zero weight is not enough: what an absent lane computed may be NaN, and 0 * NaN is NaN.
 
     Args:
       partial: of a :class:`SumAggregate`.
@@ -148,4 +150,7 @@ def masked(partial: Callable[..., Any], message: Message, extras: dict[str, Any]
     wide = jnp.result_type(jnp.float32, *[d for d in floats if jnp.issubdtype(d, jnp.floating)])
     weight = jnp.asarray(weight, wide)
     active = extras.get("active")
-    return (weight if active is None else jnp.where(active, weight, 0)), values
+    if active is None:
+        return weight, values
+    clean = lambda x: jnp.where(active, x, jnp.zeros_like(x))
+    return clean(weight), jax.tree.map(clean, values)

@@ -69,12 +69,18 @@ def average(
 
     def partial(message, *, weight=None, **extras):
         del extras
-        return (1.0 if weight is None or weighting == "uniform" else weight), message
+        # The sum of many messages overflows float16 and is rough in bfloat16: it stays wide until
+        # it is divided. Empty leaves remember the dtypes.
+        wide = lambda x: jnp.asarray(x, jnp.promote_types(jnp.result_type(x), jnp.float32))
+        dtype_of = lambda x: jnp.zeros(0, jnp.result_type(x, float))
+        values = jax.tree.map(wide, message), jax.tree.map(dtype_of, message)
+        return (1.0 if weight is None or weighting == "uniform" else weight), values
 
     def finish(total, weight, state, params=None, **extras):
         del params, extras
         by = weight if divisor is None else jnp.asarray(divisor, weight.dtype)
         by = jnp.where(by > 0, by, 1)
-        return jax.tree.map(lambda leaf: leaf / by.astype(leaf.dtype), total), state
+        divide = lambda leaf, like: (leaf / by.astype(leaf.dtype)).astype(like.dtype)
+        return jax.tree.map(divide, *total), state
 
     return SumAggregate(optax.init_empty_state, partial, finish, axis_name)

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import stats
 
 from gradax import _validate
 
@@ -158,6 +157,8 @@ def poisson_cohort(num_clients: int, rate: float, max_size: int | None = None) -
     _validate.integer("poisson_cohort", "num_clients", num_clients, at_least=1)
     _validate.interval("poisson_cohort", "rate", rate, "(0, 1]")
     if max_size is None:
+        from scipy import stats  # slow to import, and needed only here
+
         max_size = min(num_clients, int(stats.binom.isf(1e-12, num_clients, rate)) + 1)
     _check_size("poisson_cohort", num_clients, max_size)
 

@@ -85,7 +85,7 @@ def local_steps(
       the displacement, or a :class:`LocalResult` if ``emit`` is not empty.
 
     Raises:
-      ValueError: if ``batches`` holds no step.
+      ValueError: if ``batches`` holds no step, or ``emit`` names no field of the inner state.
       MissingExtraError: without ``batches`` or ``grad_fn``.
 
     Examples:
@@ -127,10 +127,17 @@ def local_steps(
         state = state if reset else LocalStepsState(inner_state)
         if not emit:
             return displacement, state
-        fields = {name: optax.tree_utils.tree_get(inner_state, name) for name in emit}
-        return LocalResult(displacement, fields), state
+        return LocalResult(displacement, _fields(inner_state, emit)), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _fields(inner_state, names) -> dict[str, Any]:
+    fields = {name: optax.tree_utils.tree_get(inner_state, name) for name in names}
+    missing = [name for name, value in fields.items() if value is None]
+    if missing:
+        raise ValueError(f"local_steps: emit names fields that no inner state has: {missing}.")
+    return fields
 
 
 def _num_steps(batches) -> int:

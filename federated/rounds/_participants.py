@@ -34,7 +34,10 @@ def fold_keys(state: Any, own: jax.Array | None, common: jax.Array | None = None
         number = common if _is_shared(path) else own
         if number is None or not _is_key(leaf):
             return leaf
-        return jax.random.fold_in(leaf, number)
+        fold_in = jax.random.fold_in
+        for _ in range(leaf.ndim):  # a field may hold several keys
+            fold_in = jax.vmap(fold_in, (0, None))
+        return fold_in(leaf, number)
 
     return jax.tree_util.tree_map_with_path(fold, state)
 

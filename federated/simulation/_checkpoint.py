@@ -1,5 +1,6 @@
 """Checkpoints of a run through orbax: whole or absent, and refused if they are another run's."""
 
+import os
 import pathlib
 from typing import Any
 
@@ -26,8 +27,9 @@ class Checkpoints:
         self._ocp = _optional.load("orbax.checkpoint", "checkpoint", "checkpoint=")
         self._path = pathlib.Path(directory).absolute()
         self._description = description
-        if self._path.exists() and not self._path.is_dir():
-            raise ValueError(f"simulate: checkpoint={str(directory)!r} is a file, not a directory.")
+        there = next(path for path in (self._path, *self._path.parents) if path.exists())
+        if not there.is_dir():
+            raise ValueError(f"simulate: checkpoint={str(there)!r} is a file, not a directory.")
         options = self._ocp.CheckpointManagerOptions(
             max_to_keep=keep, enable_async_checkpointing=False
         )
@@ -48,7 +50,7 @@ class Checkpoints:
         step = self._manager.latest_step()
         if step is None:
             return None
-        self._check(self._read(step, run=self._ocp.args.JsonRestore()).run["description"])
+        self._check(self._read(step, run=self._ocp.args.JsonRestore()).run.get("description", {}))
         shapes = jax.tree.map(self._ocp.utils.to_shape_dtype_struct, like)
         args = {
             "state": self._ocp.args.StandardRestore(shapes),
@@ -80,15 +82,25 @@ class Checkpoints:
             return self._manager.restore(step, args=self._ocp.args.Composite(**args))
         except Exception as error:
             raise ValueError(
-                f"simulate: the checkpoint of round {step} in {self._path} cannot be read: {error}"
+                f"simulate: the checkpoint of round {step} in {self._path} cannot be read; without "
+                f"its folder the run goes on from an older one, if there is one: {error}"
             ) from error
 
     def _check(self, found: dict[str, Any]) -> None:
         ours = self._description
         different = [name for name in ours if found.get(name) != ours[name]]
         if different:
-            lines = (f"  {name}: {found.get(name)} there, {ours[name]} here" for name in different)
+            lines = (f"  {name}: {_contrast(found.get(name), ours[name])}" for name in different)
             raise ValueError(
                 f"simulate: the checkpoint in {self._path} belongs to another run:\n"
                 + "\n".join(lines)
             )
+
+
+def _contrast(theirs: str | None, ours: str, width: int = 80) -> str:
+    """Shows two texts where they begin to differ; descriptions of algorithms are long."""
+    if theirs is None:
+        return f"not recorded there, {ours[:width]} here"
+    start = max(len(os.path.commonprefix([theirs, ours])) - width, 0)
+    cut = lambda text: ("..." if start else "") + text[start : start + 2 * width]
+    return f"{cut(theirs)} there, {cut(ours)} here"

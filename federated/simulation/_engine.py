@@ -80,6 +80,9 @@ class Engine:
 
         Returns:
           The state.
+
+        Raises:
+          ValueError: if ``params`` should have one row per node and have not.
         """
         algorithm, ids = self.algorithm, jnp.arange(self.num_clients)
         # A dtype that is named is a strong one: a weak type would change within the scan.
@@ -89,12 +92,43 @@ class Engine:
             clients = init_participants(algorithm.client, params, ids)
             sides = algorithm.aggregate.init(params), algorithm.server.init(params)
             return SimState(zero, key, params, clients, *sides, drawn)
+        if not replicate and any(x.shape[:1] != ids.shape for x in jax.tree.leaves(params)):
+            raise ValueError(
+                "simulate: with replicate=False params must have a leading axis of "
+                f"{self.num_clients} nodes."
+            )
         if replicate:
             copies = lambda x: jnp.repeat(jnp.asarray(x)[None], self.num_clients, axis=0)
             params = jax.tree.map(copies, params)
         row = jax.tree.map(lambda x: x[0], params)
         states = [init_participants(tx, row, ids) for tx in (algorithm.client, algorithm.aggregate)]
         return SimState(zero, key, params, *states, (), drawn)
+
+    def check(self, state: SimState, like: SimState) -> None:
+        """Raises unless a state can be played by this engine.
+
+        Args:
+          state: the state.
+          like: shapes of a first state.
+
+        Raises:
+          ValueError: if it is another algorithm's, or a name to record is not one field.
+        """
+        shapes = lambda tree: jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), tree)
+        for name, part in like._asdict().items():
+            theirs, ours = shapes(getattr(state, name)), shapes(part)
+            if theirs != ours:
+                raise ValueError(
+                    f"simulate: state= is of another run; {name}: {theirs} there, {ours} here."
+                )
+        states = state.clients, () if self.algorithm.server else state.aggregate
+        for name in self.record:
+            count = len(optax.tree_utils.tree_get_all_with_path(states, name))
+            if count != 1:
+                raise ValueError(
+                    f"simulate: record= must name one field of the participants' state, but "
+                    f"there are {count} named {name!r}."
+                )
 
     def message_bytes(self, state: SimState, data: ClientData) -> tuple[int, int]:
         """Sizes of what one participant sends and receives in a round, from static shapes.
@@ -231,8 +265,9 @@ class Engine:
     def _seen(self, state) -> dict[str, jax.Array]:
         """Fields of a state that the history wants: those of ``record``, and wire reports."""
         names = ("wire_bytes", "wire_copies", *self.record)
-        found = {name: optax.tree_utils.tree_get(state, name) for name in names}
-        return {name: jnp.asarray(value) for name, value in found.items() if value is not None}
+        found = {name: optax.tree_utils.tree_get_all_with_path(state, name) for name in names}
+        # The last reporter of a chain says what goes on the wire.
+        return {name: jnp.asarray(all_of[-1][1]) for name, all_of in found.items() if all_of}
 
     def _ids(self, lanes: Lanes) -> jax.Array | None:
         """Whom to gather; ``None`` if the lanes are everybody in order."""

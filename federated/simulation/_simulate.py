@@ -1,5 +1,8 @@
 """Simulating federated rounds: the loop over segments of rounds."""
 
+import contextlib
+import functools
+import numbers
 import os
 import time
 from collections.abc import Callable
@@ -112,8 +115,8 @@ def simulate(
 
     Raises:
       ValueError: if an argument cannot work: a cohort larger than the clients, a client without
-        examples, a checkpoint of another run, a mesh that does not divide the clients.
-      TypeError: if ``algorithm`` or ``data`` is something else.
+        examples, a checkpoint or state of another run, a mesh that does not divide the clients.
+      TypeError: if ``algorithm``, ``data`` or ``cohort`` is something else.
 
     Examples:
       Eight clients that each hold one number agree on the mean:
@@ -135,8 +138,10 @@ def simulate(
     for name, value in (("rounds", rounds), ("segment", segment)):
         _validate.integer("simulate", name, value, at_least=1)
     num_clients = data.num_clients
-    if isinstance(cohort, int):
-        cohort = uniform_cohort(num_clients, cohort)
+    if isinstance(cohort, numbers.Integral):
+        cohort = uniform_cohort(num_clients, cohort)  # type: ignore[arg-type]
+    if not isinstance(cohort, Cohort | None):
+        raise TypeError(f"simulate: cohort must be a Cohort or a number, got {cohort!r}.")
     if cohort is not None and cohort.num_clients != num_clients:
         raise ValueError(
             f"simulate: the cohort draws from {cohort.num_clients} clients, the data have "
@@ -154,11 +159,15 @@ def simulate(
         record=tuple(record),
         placement=placement,
     )
-    key = jax.random.key(key) if isinstance(key, int) else key
-    if state is None:
-        state = _start(engine, params, key, replicate)
-    saved = checkpoint and Checkpoints(checkpoint, _description(engine, data, key, state))
-    return _Run(engine, data, evaluate, saved or None).play(state, rounds, segment, progress, title)
+    key = jax.random.key(key) if isinstance(key, numbers.Integral) else key
+    state = _start(engine, params, key, replicate, state)
+    with contextlib.ExitStack() as stack:
+        saved = None
+        if checkpoint is not None:
+            saved = Checkpoints(checkpoint, _description(engine, data, key, state))
+            stack.callback(saved.close)
+        run = _Run(engine, data, evaluate, saved)
+        return run.play(state, rounds, segment, progress, title)
 
 
 def _checked_algorithm(algorithm) -> Algorithm:
@@ -181,11 +190,16 @@ def _chunk(chunk, algorithm, mesh) -> int | None:
     return 1 if one_by_one else None
 
 
-def _start(engine: Engine, params, key, replicate: bool) -> SimState:
-    """The first state, made inside a jit so that every part is born where it belongs."""
-    init = lambda params, key: engine.init(params, key, replicate)
-    shardings = engine.placement.of_state(jax.eval_shape(init, params, key), engine.row_fields)
-    return jax.jit(init, out_shardings=shardings)(params, key)
+def _start(engine: Engine, params, key, replicate: bool, state: SimState | None) -> SimState:
+    """The caller's state, checked, or a first one."""
+    init = functools.partial(engine.init, replicate=replicate)
+    shapes = jax.eval_shape(init, params, key)
+    if state is None:
+        # Inside a jit every part is born where it belongs.
+        shardings = engine.placement.of_state(shapes, engine.row_fields)
+        state = jax.jit(init, out_shardings=shardings)(params, key)
+    engine.check(state, shapes)
+    return state
 
 
 def _description(engine: Engine, data: ClientData, key, state: SimState) -> dict[str, str]:
@@ -228,8 +242,6 @@ class _Run:
                 if self._saved:
                     self._saved.save(state, rows)
                 report(made, _headline(rows[-1]))
-        if self._saved:
-            self._saved.close()
         return SimResult(jax.tree.map(jnp.array, state.params), History(rows), state)
 
     def _rows(self, metrics, made, length, seconds, state) -> list[dict[str, Any]]:
