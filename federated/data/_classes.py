@@ -82,7 +82,7 @@ def partition_pathological(
         )
     rng = np.random.default_rng(seed)
     held = _assign_classes(rng, classes.size, num_clients, classes_per_client, mode)
-    pieces = [[] for _ in range(num_clients)]
+    pieces: list[list[np.ndarray]] = [[] for _ in range(num_clients)]
     for place, label in enumerate(classes):
         holders = [client for client in range(num_clients) if place in held[client]]
         members = np.flatnonzero(labels == label)
@@ -134,18 +134,19 @@ def partition_shards(
     *,
     num_classes: int | None = None,
 ) -> list[np.ndarray]:
-    """Sorts examples by label, cuts them in equal shards, and deals the shards at random.
+    r"""Sorts examples by label, cuts them in equal shards, and deals the shards at random.
 
     The split of the first paper on federated averaging, with two shards for each client: most
-    clients then hold two classes. With the same seed the result is that of Flower Datasets'
+    clients then hold two classes. A shard has :math:`\lfloor n / (N s) \rfloor` examples. With the
+    same seed, and the remainder left out, the result is that of Flower Datasets'
     ``ShardPartitioner``.
 
     Args:
       labels: ``[n]``, integers, the class of each example.
-      num_clients: number of clients ``N``.
-      shards_per_client: number ``s`` of shards that each client gets.
-      keep_remainder: append the ``n mod (N * s)`` examples left over to the last shard, rather
-        than leaving them out.
+      num_clients: number :math:`N` of clients.
+      shards_per_client: number :math:`s` of shards that each client gets.
+      keep_remainder: append the :math:`n \bmod N s` examples that are left over to the last
+        shard, rather than leaving them out.
       shuffle: shuffle each client's examples, which otherwise come shard by shard.
       seed: of NumPy's generator.
       num_classes: if given, labels must lie in ``[0, num_classes)``.
@@ -181,9 +182,11 @@ def partition_shards(
         )
     rng = np.random.default_rng(seed)
     order = np.argsort(labels, kind="stable")
-    end = labels.size if keep_remainder else num_shards * size
-    shards = np.split(order[:end], size * np.arange(1, num_shards))
-    dealt = rng.permutation(num_shards).reshape(num_clients, shards_per_client)
+    # What is left over may itself make whole shards: then chance decides which ones are dealt.
+    available = num_shards if keep_remainder else labels.size // size
+    end = labels.size if keep_remainder else available * size
+    shards = np.split(order[:end], size * np.arange(1, available))
+    dealt = rng.permutation(available)[:num_shards].reshape(num_clients, shards_per_client)
     parts = [np.concatenate([shards[shard] for shard in mine]) for mine in dealt]
     if shuffle:
         for part in parts:

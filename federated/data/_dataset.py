@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ._labels import checked_labels
 
@@ -54,15 +55,15 @@ def _split(x: np.ndarray, y: np.ndarray) -> tuple[Examples, Examples]:
     return (x[train], y[train]), (x[test], y[test])
 
 
-def _range(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _range(x: np.ndarray) -> tuple[ArrayLike, ArrayLike]:
     """What maps to 0, and the distance to what maps to 1, known from training inputs alone."""
     if x.dtype == np.uint8:
-        return np.float64(0), np.float64(255)
+        return 0.0, 255.0
     low, high = x.min(), x.max()
     if x.ndim == 2 and not (low >= 0 and high <= 1):  # a table: every column for itself
         low, high = x.min(axis=0), x.max(axis=0)
     elif low >= 0 and high <= 1:
-        return np.float64(0), np.float64(1)
+        return 0.0, 1.0
     span = np.subtract(high, low, dtype=np.float64)
     return low, np.where(span > 0, span, 1.0)
 

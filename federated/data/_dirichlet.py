@@ -108,7 +108,7 @@ def partition_dirichlet(
 
 def _cut_classes(rng, classes, num_clients, alpha, full):
     """One draw: class by class, cut at the cumulated shares and dealt out."""
-    pieces = [[] for _ in range(num_clients)]
+    pieces: list[list[np.ndarray]] = [[] for _ in range(num_clients)]
     sizes = np.zeros(num_clients, np.int64)
     for members in classes:
         shares = rng.dirichlet(np.full(num_clients, alpha))
@@ -199,7 +199,7 @@ def partition_client_dirichlet(
 
 def _hand_out(rng, stock, priors, sizes):
     """Deals examples one by one; an exhausted class loses its column of the priors."""
-    parts = [[] for _ in sizes]
+    parts: list[list[int]] = [[] for _ in sizes]
     unfinished = list(range(len(sizes)))
     left = np.array([len(members) for members in stock])
     total = int(sizes.sum())

@@ -89,19 +89,20 @@ def load_folder(path: str | os.PathLike[str]) -> Dataset:
     archives = sorted(path.glob("*.npz"))
     if archives:
         return _read_npz(_only(path, archives, "NPZ files"))
-    files = {
-        (split, kind): _find_idx(path, marks, kind)
-        for split, marks in (("train", ("train",)), ("test", ("test", "t10k")))
-        for kind in ("images", "labels")
-    }
-    if files["train", "images"] is None or files["train", "labels"] is None:
+    train, test = _read_idx_pair(path, ("train",)), _read_idx_pair(path, ("test", "t10k"))
+    if train is None:
         raise FileNotFoundError(
             f"load_folder: {path} holds neither an NPZ file nor IDX files of training images "
             "and labels."
         )
-    read = lambda split: tuple(read_idx(files[split, kind]) for kind in ("images", "labels"))
-    whole = files["test", "images"] is not None and files["test", "labels"] is not None
-    return make_dataset("load_folder", read("train"), read("test") if whole else None)
+    return make_dataset("load_folder", train, test)
+
+
+def _read_idx_pair(folder: pathlib.Path, marks: tuple[str, ...]) -> Examples | None:
+    images, labels = (_find_idx(folder, marks, kind) for kind in ("images", "labels"))
+    if images is None or labels is None:
+        return None
+    return read_idx(images), read_idx(labels)
 
 
 def _find_idx(folder: pathlib.Path, marks: tuple[str, ...], kind: str) -> pathlib.Path | None:

@@ -15,7 +15,9 @@ _TESTS = ("test", "validation", "valid")
 def from_tfds(name: str) -> Dataset | None:
     """The set of that name in TensorFlow Datasets, ``None`` if it has none."""
     tfds = _optional.load("tensorflow_datasets", "hub", "load(..., source='tfds')")
-    if name.partition("/")[0] not in tfds.list_builders():
+    # The name of the set, before its configuration and version; listing asks no server.
+    root = name.partition("/")[0].partition(":")[0]
+    if root not in tfds.list_builders(with_community_datasets=False):
         return None
     # A batch of -1 is the whole split; supervised ones come as (input, label).
     splits = tfds.as_numpy(tfds.load(name, batch_size=-1, as_supervised=True))

@@ -31,8 +31,7 @@ class PartitionSummary:
     def label_skew(self) -> float:
         """Mean total-variation distance of clients' class frequencies from those of all.
 
-        0 means that every client looks like the whole, 1 that each has classes of its own in an
-        endless crowd.
+        0 means that every client looks like the whole; near 1, that classes are not shared.
         """
         own = self.class_counts / self.sizes[:, None]
         everybody = self.class_counts.sum(axis=0) / self.sizes.sum()
