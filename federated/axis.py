@@ -166,7 +166,15 @@ def _wide_sum(leaf, weight, listed):
 
 
 def contract(weights: jax.Array, rows: jax.Array) -> jax.Array:
-    """Multiplies weights ``[..., n]`` with rows ``[n, ...]``, at the highest precision."""
+    """Multiplies weights with stacked rows, at the highest precision.
+
+    Args:
+      weights: ``[..., n]``.
+      rows: ``[n, ...]``.
+
+    Returns:
+      The sums over ``n``: the leading axes of ``weights``, then the others of ``rows``.
+    """
     return jnp.tensordot(weights, rows, axes=1, precision=lax.Precision.HIGHEST)
 
 

@@ -9,3 +9,13 @@ from .adaptive import project_radial as project_radial
 from .adaptive import scale_by_diffgrad as scale_by_diffgrad
 from .adaptive import sgdp as sgdp
 from .estimators import sam_gradient as sam_gradient
+from .steepest import OrthogonalizedMomentumState as OrthogonalizedMomentumState
+from .steepest import muon as muon
+from .steepest import normalize_by_update_norm as normalize_by_update_norm
+from .steepest import orthogonalize as orthogonalize
+from .steepest import polar_express_coefficients as polar_express_coefficients
+from .steepest import scale_by_muon as scale_by_muon
+from .steepest import scale_by_orthogonalized_momentum as scale_by_orthogonalized_momentum
+from .steepest import scale_by_sign as scale_by_sign
+from .steepest import sign_sgd as sign_sgd
+from .steepest import signum as signum

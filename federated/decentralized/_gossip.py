@@ -13,7 +13,7 @@ from gradax._extras import require_params
 
 from .. import axis
 from . import topology
-from ._mixing import accumulator_dtype, is_inexact, make_mix
+from ._mixing import accumulator_dtype, is_inexact, make_mix, make_receivers
 
 _PAPER = catalogue.Paper(
     title="Can Decentralized Algorithms Outperform Centralized Algorithms? A Case Study for "
@@ -22,8 +22,8 @@ _PAPER = catalogue.Paper(
     year=2017,
     arxiv="1705.09056",
 )
-#: Equal weights on a ring of four, for the catalogue.
-_RING = topology.circulant(4, [(-1, 1 / 3), (0, 1 / 3), (1, 1 / 3)])
+#: Lazy weights on a ring of four, for the catalogue.
+_RING = topology.circulant(4, [(-1, 1 / 6), (0, 2 / 3), (1, 1 / 6)])
 
 
 class GossipState(NamedTuple):
@@ -31,9 +31,11 @@ class GossipState(NamedTuple):
 
     Attributes:
       count: ``int32[]``, number of updates made.
+      wire_copies: ``int32[]``, to how many others the node sent its model in the last update.
     """
 
     count: jax.Array
+    wire_copies: jax.Array
 
 
 @catalogue.register(
@@ -72,7 +74,7 @@ def gossip(
         ``topology.one_peer_exponential(n)``); rows sum to one.
       axis_name: axis of the nodes; ``n`` is its size.
       order: ``"atc"`` or ``"cta"``.
-      steps: how often :math:`W` is applied per mixing; the same as passing its power.
+      steps: how often :math:`W` is applied per mixing; the same as passing its power. Static.
       every: mixes in each ``every``-th update only, the others are local. Static.
       backend: ``"gather"`` works for any matrix, ``"permute"`` for circulant ones (ring,
         exponential graphs); the numbers are the same.
@@ -114,6 +116,7 @@ def gossip(
         backend=backend,
         require_connected=require_connected,
     )
+    receivers = make_receivers(mixing, axis_name, steps)
     if not isinstance(mixing, jax.core.Tracer) and not topology.is_doubly_stochastic(mixing):
         message = "gossip: columns of mixing do not sum to 1: nodes agree on a weighted mean."
         warnings.warn(message, stacklevel=2)
@@ -129,28 +132,28 @@ def gossip(
 
     def mixing_update(updates, params, t):
         mixed = mix(jax.tree.map(sent, updates, params), t)
-        return jax.tree.map(to_update, mixed, params, updates)
+        return jax.tree.map(to_update, mixed, params, updates), receivers(t)
 
     def local_update(updates, params, t):
         del t
-        return jax.tree.map(lambda u, x: u.astype(x.dtype), updates, params)
+        return jax.tree.map(lambda u, x: u.astype(x.dtype), updates, params), jnp.int32(0)
 
     def init_fn(params):
         del params
-        return GossipState(count=jnp.zeros([], jnp.int32))
+        return GossipState(jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32))
 
     def update_fn(updates, state, params=None, *, round=None, **extra):
         del extra
         params = require_params("gossip", params)
         count = state.count if round is None else jnp.asarray(round)
         if every == 1:
-            updates = mixing_update(updates, params, count)
+            updates, copies = mixing_update(updates, params, count)
         else:
             mixes = (count + 1) % every == 0
-            updates = jax.lax.cond(
+            updates, copies = jax.lax.cond(
                 mixes, mixing_update, local_update, updates, params, count // every
             )
-        return updates, GossipState(optax.safe_increment(state.count))
+        return updates, GossipState(optax.safe_increment(state.count), copies)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -159,7 +162,7 @@ def gossip(
     "alias",
     _PAPER,
     needs=("axis",),
-    example={"learning_rate": 0.1, "mixing": _RING, "axis_name": "nodes"},
+    example={"learning_rate": 1e-3, "mixing": _RING, "axis_name": "nodes"},
 )
 def decentralized_sgd(
     learning_rate: optax.ScalarOrSchedule,

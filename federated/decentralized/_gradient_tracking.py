@@ -12,7 +12,7 @@ from gradax import _validate, catalogue
 from .. import axis
 from . import topology
 from ._gossip import _RING, gossip
-from ._mixing import accumulator_dtype, is_inexact, make_mix
+from ._mixing import accumulator_dtype, is_inexact, make_mix, make_receivers
 
 _PAPER = catalogue.Paper(
     title="Achieving Geometric Convergence for Distributed Optimization over Time-Varying Graphs",
@@ -29,11 +29,13 @@ class GradientTrackingState(NamedTuple):
       count: ``int32[]``, number of updates made.
       prev_grad: like params, the gradient :math:`g_i^{t-1}` of the step before.
       tracker: like params, the estimate :math:`y_i` of the average gradient.
+      wire_copies: ``int32[]``, to how many others the node sent its tracker last.
     """
 
     count: jax.Array
     prev_grad: optax.Updates
     tracker: optax.Updates
+    wire_copies: jax.Array
 
 
 @catalogue.register(
@@ -79,6 +81,7 @@ def scale_by_gradient_tracking(
       over Time-Varying Graphs <https://arxiv.org/abs/1607.03218>`_, 2016.
     """
     mix = make_mix("gradient_tracking", mixing, axis_name)
+    receivers = make_receivers(mixing, axis_name)
     if not isinstance(mixing, jax.core.Tracer) and not topology.is_doubly_stochastic(mixing):
         raise ValueError("gradient_tracking: columns of mixing must sum to 1 as rows do.")
 
@@ -93,16 +96,18 @@ def scale_by_gradient_tracking(
             count=jnp.zeros([], jnp.int32),
             prev_grad=optax.tree.zeros_like(params),
             tracker=optax.tree.zeros_like(params),
+            wire_copies=jnp.zeros([], jnp.int32),
         )
 
     def update_fn(updates, state, params=None, *, round=None, **extra):
         del params, extra
         # Both fields start at zero, so the first tracker is the gradient itself.
-        mixed = mix(state.tracker, state.count if round is None else jnp.asarray(round))
+        t = state.count if round is None else jnp.asarray(round)
+        mixed = mix(state.tracker, t)
         tracker = jax.tree.map(track, mixed, state.tracker, updates, state.prev_grad)
         prev_grad = jax.tree.map(lambda g, old: g.astype(old.dtype), updates, state.prev_grad)
         count = optax.safe_increment(state.count)
-        return tracker, GradientTrackingState(count, prev_grad, tracker)
+        return tracker, GradientTrackingState(count, prev_grad, tracker, receivers(t))
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -111,7 +116,7 @@ def scale_by_gradient_tracking(
     "alias",
     _PAPER,
     needs=("axis",),
-    example={"learning_rate": 0.1, "mixing": _RING, "axis_name": "nodes"},
+    example={"learning_rate": 1e-3, "mixing": _RING, "axis_name": "nodes"},
 )
 def gradient_tracking(
     learning_rate: optax.ScalarOrSchedule,

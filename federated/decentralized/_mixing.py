@@ -26,6 +26,27 @@ def accumulator_dtype(leaf: Any) -> jnp.dtype:
     return jnp.promote_types(jnp.result_type(leaf), jnp.float32)
 
 
+def make_receivers(
+    mixing: Any, axis_name: axis.AxisName, steps: int = 1
+) -> Callable[[jax.typing.ArrayLike], jax.Array]:
+    """Builds the function that counts to how many others a node sends its message.
+
+    Args:
+      mixing: as in :func:`make_mix`; of a traced matrix every other node counts.
+      axis_name: axis of the nodes.
+      steps: how often the matrix is applied.
+
+    Returns:
+      ``receivers(t)``, ``int32[]``, for the node that calls it.
+    """
+    if isinstance(mixing, jax.core.Tracer):
+        return lambda t: jnp.int32(steps * (axis.size(axis_name) - 1))
+    matrices = np.asarray(mixing).reshape(-1, *np.shape(mixing)[-2:])
+    others = (matrices != 0) & ~np.eye(matrices.shape[-1], dtype=bool)
+    table = (steps * others.sum(axis=1)).astype(np.int32)
+    return lambda t: jnp.asarray(table)[t % len(table), axis.index(axis_name)]
+
+
 def make_mix(
     who: str,
     mixing: Any,
@@ -58,8 +79,8 @@ def make_mix(
     if isinstance(mixing, jax.core.Tracer):
         if backend == "permute":
             raise ValueError(f"{who}: backend 'permute' needs a mixing matrix that is not traced.")
-        matrices = mixing.reshape(-1, *mixing.shape[-2:])
-        return _gather_mix(who, jnp.linalg.matrix_power(matrices, steps), axis_name)
+        traced = mixing.reshape(-1, *mixing.shape[-2:])
+        return _gather_mix(who, jnp.linalg.matrix_power(traced, steps), axis_name)
     checked = topology.check_mixing(mixing, who=who, require_connected=require_connected)
     matrices = checked.reshape(-1, *checked.shape[-2:])
     if backend == "permute":

@@ -13,7 +13,7 @@ from ._nearest import PAPER, nearest_neighbor_average
 
 
 @catalogue.register(
-    "alias", PAPER, needs=("axis",), example={"learning_rate": 0.1, "f": 1, "axis_name": "nodes"}
+    "alias", PAPER, needs=("axis",), example={"learning_rate": 1e-3, "f": 1, "axis_name": "nodes"}
 )
 def monna(
     learning_rate: optax.ScalarOrSchedule,

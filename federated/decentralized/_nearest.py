@@ -13,7 +13,7 @@ from gradax._extras import require_params
 from .. import axis
 from ..robust import rules
 from ..robust._inject import draws, fresh_key
-from ..robust.attacks import append_copies
+from ..robust._rows import append_copies, check_faulty, count_rows, inexact_leaves, widen
 from ._mixing import accumulator_dtype, is_inexact
 
 PAPER = catalogue.Paper(
@@ -30,9 +30,12 @@ class NearestNeighborState(NamedTuple):
     Attributes:
       key: this node's key, for the draw of whom it hears and of an attack; ``None`` if
         nothing is drawn.
+      wire_copies: ``int32[]``, how many others heard the node in the last update; with
+        ``num_responses`` their mean number.
     """
 
     key: jax.Array | None
+    wire_copies: jax.Array
 
 
 @catalogue.register("final", PAPER, needs=("axis",), example={"f": 1, "axis_name": "nodes"})
@@ -102,11 +105,11 @@ def nearest_neighbor_average(
         fresh_key(who, key)
 
     def check_size(n):
-        rules.check_faulty(who, f, n)
+        check_faulty(who, f, n)
         if num_responses is not None and num_responses > n:
             raise ValueError(f"{who}: num_responses must be at most n = {n}, got {num_responses}.")
 
-    def with_lies(rows, key):
+    def with_lies(attack, rows, key):
         honest = jax.tree.map(lambda leaf: leaf[: len(leaf) - f], rows)
         vector = attack(honest, key=key) if lying_at_random else attack(honest)
         return jax.tree.map(lambda leaf, row: append_copies(leaf, row, f), honest, vector)
@@ -122,7 +125,7 @@ def nearest_neighbor_average(
         n, position = axis.size(axis_name), axis.index(axis_name)
         rows = axis.all_gather(half, axis_name)
         if attack is not None and f > 0:
-            rows = with_lies(rows, attack_key)
+            rows = with_lies(attack, rows, attack_key)
         finite = rules.finite_rows(rows)
         rows = rules.mask_rows(rows, finite)
         heard = finite
@@ -142,7 +145,8 @@ def nearest_neighbor_average(
 
     def init_fn(params):
         del params
-        return NearestNeighborState(fresh_key(who, key) if drawing else None)
+        own_key = fresh_key(who, key) if drawing else None
+        return NearestNeighborState(own_key, jnp.zeros([], jnp.int32))
 
     def update_fn(updates, state, params=None, **extra):
         del extra
@@ -150,10 +154,11 @@ def nearest_neighbor_average(
         check_size(axis.size(axis_name))
         keys = jax.random.split(state.key, 3) if drawing else (None, None, None)
         half = jax.tree.map(lambda x, u: jnp.asarray(x + u, x.dtype), params, updates)
-        if rules.inexact_leaves(half):
+        if inexact_leaves(half):
             means = average(half, keys[1], keys[2])
             updates = jax.tree.map(_move, means, params, updates)
-        return updates, NearestNeighborState(keys[0])
+        heard_by = jnp.int32((num_responses or axis.size(axis_name)) - 1)
+        return updates, NearestNeighborState(keys[0], heard_by)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -166,16 +171,16 @@ def _move(mean, value, update):
 
 def _draw_heard(key, n, position, num_responses):
     """Marks the node itself and ``num_responses - 1`` others, drawn without replacement."""
-    offsets = 1 + jax.random.permutation(key, n - 1)[: num_responses - 1]
+    offsets = 1 + jax.lax.top_k(jax.random.uniform(key, (n - 1,)), num_responses - 1)[1]
     heard = jnp.zeros(n, bool).at[position].set(True)
     return heard.at[(position + offsets) % n].set(True)
 
 
 def _distances_to(rows, own):
-    total = 0.0
-    pairs = zip(rules.inexact_leaves(rows), rules.inexact_leaves(own), strict=True)
+    total = jnp.zeros(count_rows("nearest_neighbor_average", rows))
+    pairs = zip(inexact_leaves(rows), inexact_leaves(own), strict=True)
     for stack, leaf in pairs:
-        difference = jnp.abs(rules.widen(stack) - rules.widen(leaf))
+        difference = jnp.abs(widen(stack) - widen(leaf))
         total = total + jnp.sum(difference**2, axis=tuple(range(1, stack.ndim)))
     return jnp.where(jnp.isnan(total), jnp.inf, total)
 

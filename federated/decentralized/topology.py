@@ -323,7 +323,7 @@ def laplacian_weights(
         eps = 1.0 / (1.0 + max_degree)
     largest = np.linalg.eigvalsh(matrix)[-1]
     allowed = 2.0 / largest if largest > 0.0 else np.inf
-    if not 0.0 < eps < allowed:
+    if not 0.0 < eps < allowed * (1.0 - 1e-12):  # the eigenvalue is rounded
         raise ValueError(f"laplacian_weights: eps must lie in (0, {allowed:.6g}), got {eps}.")
     if eps * max_degree > 1.0 + _TOLERANCE:
         message = f"laplacian_weights: eps = {eps} exceeds 1 / degree: some weights are negative."

@@ -48,7 +48,7 @@ def draws(attack: Callable[..., Any]) -> bool:
         arxiv="1903.03936",
     ),
     needs=("axis",),
-    example={"attack": attacks.sign_flip, "f": 1, "axis_name": "nodes"},
+    example={"attack": attacks.mimic, "f": 1, "axis_name": "nodes"},
 )
 def inject_attack(
     attack: Callable[..., Any],
@@ -103,10 +103,10 @@ def inject_attack(
 
     def lie(messages, key):
         """The attackers' vector, and the next key."""
-        honest_count = axis.size(axis_name) - f
-        if honest_count < 1:
-            raise ValueError(f"inject_attack: f must be below the {honest_count + f} participants.")
-        honest = jax.tree.map(lambda rows: rows[:honest_count], messages)
+        n = axis.size(axis_name)
+        if f >= n:
+            raise ValueError(f"inject_attack: f must be below the {n} participants, got {f}.")
+        honest = jax.tree.map(lambda rows: rows[: n - f], messages)
         if not drawing:
             return attack(honest), None
         # Gathered so that under vmap the vector is drawn once, not once per participant.

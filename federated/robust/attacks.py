@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from gradax import _validate
 
 from . import rules
+from ._rows import append_copies, count_rows, inexact_leaves, mean_of_rows, widen
 
 
 def sign_flip(honest: Any) -> Any:
@@ -58,7 +59,9 @@ def inner_product(honest: Any, tau: jax.typing.ArrayLike = 2.0) -> Any:
       Xie et al., `Fall of Empires: Breaking Byzantine-tolerant SGD by Inner Product
       Manipulation <https://arxiv.org/abs/1903.03936>`_, 2019.
     """
-    return jax.tree.map(lambda leaf: (-tau * leaf).astype(leaf.dtype), rules.mean(honest))
+    return jax.tree.map(
+        lambda leaf: jnp.negative(tau * leaf).astype(leaf.dtype), rules.mean(honest)
+    )
 
 
 def a_little_is_enough(honest: Any, tau: jax.typing.ArrayLike = 1.5) -> Any:
@@ -78,13 +81,15 @@ def a_little_is_enough(honest: Any, tau: jax.typing.ArrayLike = 1.5) -> Any:
       Baruch et al., `A Little Is Enough: Circumventing Defenses For Distributed Learning
       <https://arxiv.org/abs/1902.06156>`_, 2019.
     """
-    h = rules.count_rows("a_little_is_enough", honest)
+    h = count_rows("a_little_is_enough", honest)
     if h < 2:
         raise ValueError(f"a_little_is_enough: honest must hold at least 2 messages, got {h}.")
 
     def of_leaf(leaf):
-        wide = rules.widen(jnp.asarray(leaf))
-        return (jnp.mean(wide, axis=0) + tau * jnp.std(wide, axis=0, ddof=1)).astype(leaf.dtype)
+        wide = widen(jnp.asarray(leaf))
+        mean = mean_of_rows(wide)
+        variance = mean_of_rows(jnp.abs(wide - mean) ** 2) * h / (h - 1)
+        return (mean + tau * jnp.sqrt(variance)).astype(leaf.dtype)
 
     return jax.tree.map(of_leaf, honest)
 
@@ -106,7 +111,7 @@ def mimic(honest: Any, k: int = 0) -> Any:
       Karimireddy et al., `Byzantine-Robust Learning on Heterogeneous Datasets via Bucketing
       <https://arxiv.org/abs/2006.09365>`_, 2020.
     """
-    h = rules.count_rows("mimic", honest)
+    h = count_rows("mimic", honest)
     _validate.integer("mimic", "k", k, at_least=0)
     if k >= h:
         raise ValueError(f"mimic: k must lie in [0, {h}), got {k}.")
@@ -134,7 +139,7 @@ def gaussian(
       ValueError: if ``sigma`` is a negative number, or there is no honest message.
     """
     _validate.interval("gaussian", "sigma", sigma, "[0, inf)")
-    rules.count_rows("gaussian", honest)
+    count_rows("gaussian", honest)
     leaves, structure = jax.tree.flatten(honest)
     keys = jax.random.split(key, max(len(leaves), 1))
 
@@ -144,9 +149,8 @@ def gaussian(
         noise = jax.random.normal(leaf_key, leaf.shape[1:], leaf.dtype)
         return (mu + sigma * noise).astype(leaf.dtype)
 
-    return structure.unflatten(
-        [of_leaf(leaf, leaf_key) for leaf, leaf_key in zip(leaves, keys, strict=False)]
-    )
+    noises = [of_leaf(leaf, leaf_key) for leaf, leaf_key in zip(leaves, keys, strict=False)]
+    return jax.tree.unflatten(structure, noises)
 
 
 def label_flip_targets(labels: jax.Array, num_classes: int) -> jax.Array:
@@ -224,36 +228,19 @@ def search_factor(
         lie = attack(honest, tau=tau)
         rows = jax.tree.map(lambda leaf, row: append_copies(leaf, row, f), honest, lie)
         difference = jax.tree.map(jnp.subtract, rule(rows, f), centre)
-        parts = rules.inexact_leaves(difference)
-        return jnp.sqrt(sum(jnp.sum(jnp.abs(rules.widen(part)) ** 2) for part in parts))
+        parts = inexact_leaves(difference)
+        return jnp.sqrt(sum(jnp.sum(jnp.abs(widen(part)) ** 2) for part in parts))
 
     def probe(_, search):
         best, best_damage, step, expanding = search
         value = damage(best + step)
         better = value > best_damage
         expanding = expanding & better
-        best, best_damage = (
-            jnp.where(better, best + step, best),
-            jnp.maximum(value, best_damage),
-        )
+        best = jnp.where(better, best + step, best)
+        best_damage = jnp.where(better, value, best_damage)
         return best, best_damage, step * jnp.where(expanding, 2.0, ratio), expanding
 
     start = jnp.asarray(start, jnp.result_type(float))
     step = jnp.asarray(delta, start.dtype)
     first = (start, damage(start).astype(start.dtype), step, jnp.array(True))
     return jax.lax.fori_loop(1, evals, probe, first)[0]
-
-
-def append_copies(honest: jax.Array, row: jax.Array, f: int) -> jax.Array:
-    """Stacks ``f`` copies of one message below the honest ones.
-
-    Args:
-      honest: ``[h, ...]``.
-      row: ``[...]``.
-      f: number of copies.
-
-    Returns:
-      ``[h + f, ...]``, in the dtype of ``honest``.
-    """
-    copies = jnp.broadcast_to(row.astype(honest.dtype), (f, *honest.shape[1:]))
-    return jnp.concatenate([honest, copies])

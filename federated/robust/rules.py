@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from gradax import _validate
+from ._rows import check_faulty, count_rows, inexact_leaves, mean_of_leaf, widen
 
 
 def mean(rows: Any, f: int = 0) -> Any:
@@ -35,7 +35,7 @@ def mean(rows: Any, f: int = 0) -> Any:
     """
     del f
     count_rows("mean", rows)
-    return jax.tree.map(_mean_of_leaf, rows)
+    return jax.tree.map(mean_of_leaf, rows)
 
 
 def median(rows: Any, f: int = 0) -> Any:
@@ -143,69 +143,10 @@ def mask_rows(rows: Any, keep: jax.Array) -> Any:
     return jax.tree.map(of_leaf, rows)
 
 
-# --- shared ---------------------------------------------------------------------------------
-
-
-def count_rows(who: str, rows: Any) -> int:
-    """Returns the number of rows, the same for all leaves.
-
-    Args:
-      who: name of the caller, for the message.
-      rows: pytree with a leading axis of participants.
-
-    Returns:
-      Their number.
-
-    Raises:
-      ValueError: if there is no row, or leaves disagree.
-    """
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(rows)]
-    counts = {shape[0] if shape else 0 for shape in shapes}
-    if len(counts) != 1 or 0 in counts:
-        raise ValueError(
-            f"{who}: rows must be a tree whose leaves have one common leading axis of at least "
-            f"one participant, got shapes {shapes}."
-        )
-    return counts.pop()
-
-
-def check_faulty(who: str, f: int, n: int) -> None:
-    """Raises unless fewer than half of the participants are faulty.
-
-    Args:
-      who: name of the caller, for the message.
-      f: number of faulty participants.
-      n: number of participants.
-
-    Raises:
-      ValueError: if ``f`` is no integer, negative, or ``2 f >= n``.
-    """
-    _validate.integer(who, "f", f, at_least=0)
-    if 2 * f >= n:
-        raise ValueError(f"{who}: cannot tolerate 2f >= n, got f = {f} of n = {n} participants.")
-
-
-def inexact_leaves(tree: Any) -> list[jax.Array]:
-    """Lists the floating and complex leaves; integers take no part in distances."""
-    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
-    return [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-
-
-def widen(leaf: jax.Array) -> jax.Array:
-    """Casts to the dtype in which sums are made: float32 at least."""
-    return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
-
-
-def _mean_of_leaf(leaf):
-    leaf = jnp.asarray(leaf)
-    average = jnp.mean(widen(leaf), axis=0)
-    return average.astype(leaf.dtype) if jnp.issubdtype(leaf.dtype, jnp.inexact) else average
-
-
 def _middle(leaf, cut):
     """Averages each coordinate's sorted values without ``cut`` at either end; NaN sorts last."""
     ordered = jnp.sort(jnp.asarray(leaf), axis=0)
-    return _mean_of_leaf(ordered[cut : len(ordered) - cut])
+    return mean_of_leaf(ordered[cut : len(ordered) - cut])
 
 
 def _distances_from_products(leaves):

@@ -82,7 +82,8 @@ class SumAggregate(optax.GradientTransformationExtraArgs):
     Args:
       init: ``init(params) -> state`` of ``finish``.
       partial: ``partial(message, **extras) -> (weight, values)``, one participant.
-      finish: ``finish(total, weight, state, params, **extras) -> (aggregate, state)``.
+      finish: ``finish(total, weight, state, params, **extras) -> (aggregate, state)``; its
+        extras are those that are equal for all, such as ``round`` and ``num_clients``.
       axis_name: the axis, for use in a chain.
 
     Examples:
@@ -117,7 +118,7 @@ class SumAggregate(optax.GradientTransformationExtraArgs):
         def update(updates, state, params=None, **extras):
             weight, values = masked(partial, updates, extras)
             total = axis.weighted_sum(values, weight, axis_name)
-            return finish(total, axis.sum(weight, axis_name), state, params, **extras)
+            return finish(total, axis.sum(weight, axis_name), state, params, **common(extras))
 
         self = super().__new__(cls, init, update)
         self.partial, self.finish, self.axis_name = partial, finish, axis_name
@@ -130,6 +131,15 @@ class SumAggregate(optax.GradientTransformationExtraArgs):
         if unknown:
             raise ValueError(f"SumAggregate._replace: unknown fields {sorted(unknown)}.")
         return SumAggregate(**{**parts, "axis_name": self.axis_name, **changes})
+
+
+#: Extras of a round that are equal for all, and so may reach ``finish`` and the server.
+COMMON_EXTRAS = ("round", "num_clients", "num_active")
+
+
+def common(extras: dict[str, Any]) -> dict[str, Any]:
+    """Leaves out the extras that are one participant's own."""
+    return {name: extras[name] for name in COMMON_EXTRAS if name in extras}
 
 
 def masked(partial: Callable[..., Any], message: Message, extras: dict[str, Any]):

@@ -221,6 +221,12 @@ def scheduled_cohort(
             raise ValueError(
                 f"scheduled_cohort: {name} must have {len(ids)} rounds, got {len(leaf)}."
             )
+    for name, leaf in lane.items():
+        if np.shape(leaf)[:2] != ids.shape:
+            raise ValueError(
+                f"scheduled_cohort: {name} must have shape [{ids.shape[0]}, {ids.shape[1]}, ...], "
+                f"got {np.shape(leaf)}."
+            )
 
     def draw(state, key, round):
         del key

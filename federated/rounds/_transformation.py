@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from .. import axis
-from ._algorithm import Algorithm
+from ._algorithm import Algorithm, common
 from ._wire import published
 
 
@@ -102,20 +102,15 @@ def as_transformation(algorithm: Algorithm) -> optax.GradientTransformationExtra
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-#: Extras of a round that are equal for all, and so may reach the server.
-COMMON_EXTRAS = ("round", "num_clients", "num_active")
-
-
 def _server_side(algorithm: Algorithm):
     """Aggregates under the axis, then lets the server act, once per participant but alike."""
     aggregate = optax.with_extra_args_support(algorithm.aggregate)
     server = optax.with_extra_args_support(algorithm.server)
 
     def serve(message, shared, params, extras):
-        common = {name: extras[name] for name in COMMON_EXTRAS}
         mean, new_aggregate = aggregate.update(message, shared.aggregate, params, **extras)
         pseudo_gradient = jax.tree.map(jnp.negative, mean)
-        out, new_server = server.update(pseudo_gradient, shared.server, params, **common)
+        out, new_server = server.update(pseudo_gradient, shared.server, params, **common(extras))
         return out, SharedState(new_aggregate, new_server)
 
     return serve

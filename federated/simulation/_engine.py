@@ -130,7 +130,7 @@ class Engine:
                     f"there are {count} named {name!r}."
                 )
 
-    def message_bytes(self, state: SimState, data: ClientData) -> tuple[int, int]:
+    def message_bytes(self, state: SimState, data: ClientData) -> tuple[int, int | None]:
         """Sizes of what one participant sends and receives in a round, from static shapes.
 
         Args:
@@ -138,7 +138,7 @@ class Engine:
           data: of the run.
 
         Returns:
-          Bytes up and bytes down, Python integers; of peers, what goes up comes down elsewhere.
+          Bytes up and bytes down, Python integers; ``None`` for what peers receive.
         """
         told = self._told(state)
 
@@ -153,7 +153,7 @@ class Engine:
             return mine(map_lanes, client, (0, 0), row(state.params), row(state.clients))
 
         up = tree_bytes(jax.eval_shape(first_message, state, data))
-        return up, tree_bytes((state.params, told)) if self.algorithm.server else up
+        return up, tree_bytes((state.params, told)) if self.algorithm.server else None
 
     # One round ---------------------------------------------------------------------------
 
@@ -263,11 +263,18 @@ class Engine:
         return message, client_state, seen
 
     def _seen(self, state) -> dict[str, jax.Array]:
-        """Fields of a state that the history wants: those of ``record``, and wire reports."""
-        names = ("wire_bytes", "wire_copies", *self.record)
-        found = {name: optax.tree_utils.tree_get_all_with_path(state, name) for name in names}
-        # The last reporter of a chain says what goes on the wire.
-        return {name: jnp.asarray(all_of[-1][1]) for name, all_of in found.items() if all_of}
+        """Fields of a state that the history wants: those of ``record``, and wire reports.
+
+        Of several compressors in a chain the last one knows what travels; several exchanges
+        add up.
+        """
+        find = optax.tree_utils.tree_get_all_with_path
+        found = {
+            name: [jnp.asarray(value) for _, value in find(state, name) if value is not None]
+            for name in ("wire_bytes", "wire_copies", *self.record)
+        }
+        seen = {name: values[-1] for name, values in found.items() if values}
+        return seen | ({"wire_copies": sum(copies)} if (copies := found["wire_copies"]) else {})
 
     def _ids(self, lanes: Lanes) -> jax.Array | None:
         """Whom to gather; ``None`` if the lanes are everybody in order."""

@@ -255,11 +255,13 @@ class _Run:
             # Python integers: bytes overflow 32 bits soon.
             sizes = [int(size) for size in lanes.pop("wire_bytes", [up] * int(active.sum()))]
             copies = [int(count) for count in lanes.pop("wire_copies", [1] * len(sizes))]
+            sent = sum(size * count for size, count in zip(sizes, copies, strict=True))
             row = {
                 "round": made + number + 1,
                 "num_active": int(one["num_active"]),
-                "bytes_up": sum(size * count for size, count in zip(sizes, copies, strict=True)),
-                "bytes_down": down * len(sizes),
+                "bytes_up": sent,
+                # What one peer sends another receives.
+                "bytes_down": sent if down is None else down * len(sizes),
                 "seconds": seconds,
             }
             if one["num_cut"]:

@@ -31,7 +31,7 @@ class DiffGradState(NamedTuple):
       even_grad: like params, the gradient of the last even step (zero before the first).
     """
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
     mu: optax.Updates
     nu: optax.Updates
     odd_grad: optax.Updates

@@ -62,8 +62,9 @@ def _check_ranks(params: optax.Params, channel_axis: int) -> None:
             )
 
 
-def _view(ww, gg, wg, wu, row_length, delta, eps):
+def _view(products, row_length, delta, eps):
     """Whether rows count as scale-invariant, and the multiple of ``w`` to take off ``u``."""
+    ww, gg, wg, wu = products
     w_norm, g_norm = jnp.sqrt(ww), jnp.sqrt(gg)
     cosine = jnp.abs(wg) / (jnp.maximum(w_norm, eps) * jnp.maximum(g_norm, eps))
     return jnp.max(cosine) < delta / math.sqrt(row_length), wu / (w_norm + eps) ** 2
@@ -77,9 +78,10 @@ def _radial_multiple(w, g, u, delta, eps, channel_axis):
     row_axes = tuple(axis for axis in range(w.ndim) if axis != channel_axis)
     pairs = ((w, w), (g, g), (w, g), (w, u))
     rows = [jnp.sum(jnp.real(jnp.conj(a) * b), row_axes, keepdims=True) for a, b in pairs]
-    layer = [jnp.sum(products, keepdims=True) for products in rows]
-    by_channel, channel = _view(*rows, w.size // w.shape[channel_axis], delta, eps)
-    by_layer, whole = _view(*layer, w.size, delta, eps)
+    # Without the barrier XLA sums each product twice, and keeps it in memory for that.
+    layer = [jnp.sum(row, keepdims=True) for row in jax.lax.optimization_barrier(rows)]
+    by_channel, channel = _view(rows, w.size // w.shape[channel_axis], delta, eps)
+    by_layer, whole = _view(layer, w.size, delta, eps)
     multiple = jnp.where(by_channel, channel, jnp.where(by_layer, whole, 0.0))
     return multiple, by_channel | by_layer
 
@@ -120,8 +122,8 @@ def project_radial(
       delta: threshold :math:`\delta \ge 0`; 0 never projects, infinity always does.
       wd_ratio: factor on the decay of projected leaves, in ``[0, 1]``.
       weight_decay: decoupled decay :math:`\lambda \ge 0`.
-      wd_scale: the factor :math:`s` on the decay; momentum SGD wants one over one minus the
-        momentum.
+      wd_scale: the factor :math:`s \ge 0` on the decay; momentum SGD wants one over one minus
+        the momentum.
       eps: floor of the norms in the cosine, and added to the norm of :math:`W_j`, positive.
       channel_axis: axis of the output channels in leaves of rank two or more: -1 for Flax
         kernels ``(..., in, out)``, 0 for ``(out, in, ...)``. Static.
@@ -148,6 +150,7 @@ def project_radial(
       Weights <https://arxiv.org/abs/2006.08217>`_, 2020.
     """
     check_projection("project_radial", delta, wd_ratio, weight_decay, eps, channel_axis)
+    _validate.interval("project_radial", "wd_scale", wd_scale, "[0, inf)")
     inner = optax.with_extra_args_support(inner)
 
     def leaf_step(u, g, w):

@@ -29,7 +29,7 @@ def _momentum(
     return optax.GradientTransformation(trace.init, update_fn)
 
 
-@catalogue.register("alias", PAPER, example={"learning_rate": 1e-2, "momentum": 0.9})
+@catalogue.register("alias", PAPER, example={"learning_rate": 1e-3, "momentum": 0.9})
 def sgdp(
     learning_rate: optax.ScalarOrSchedule,
     momentum: jax.typing.ArrayLike = 0.0,

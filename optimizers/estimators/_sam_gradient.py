@@ -13,7 +13,7 @@ PAPER = catalogue.Paper(
 )
 
 
-@catalogue.register("producer", PAPER, needs=("grad_fn",), example={"rho": 0.05})
+@catalogue.register("producer", PAPER, needs=("grad_fn",), example={"rho": 1e-3})
 def sam_gradient(
     rho: jax.typing.ArrayLike,
     *,

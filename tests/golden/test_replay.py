@@ -21,31 +21,31 @@ def _cases():
 
 
 def _compare(found, expected, rtol, where=""):
-    """Compares nested dictionaries and lists of numbers, key by key."""
+    """Compares nested dictionaries and lists of numbers and names, key by key."""
     if isinstance(expected, dict):
-        for key in found.keys() & expected.keys():
-            _compare(found[key], expected[key], rtol, f"{where}.{key}")
         assert found.keys() <= expected.keys(), f"{where}: {found.keys() - expected.keys()}"
-        return
-    if isinstance(expected, list) and any(isinstance(part, dict) for part in expected):
+        for key in found:
+            _compare(found[key], expected[key], rtol, f"{where}.{key}")
+    elif isinstance(expected, list) and not _is_array(expected):
         assert len(found) == len(expected), where
         for number, pair in enumerate(zip(found, expected, strict=True)):
             _compare(*pair, rtol, f"{where}[{number}]")
-        return
-    if isinstance(expected, list) and _is_ragged(expected):
-        assert len(found) == len(expected), where
-        for number, pair in enumerate(zip(found, expected, strict=True)):
-            _compare(*pair, rtol, f"{where}[{number}]")
-        return
-    scale = float(np.max(np.abs(expected), initial=0.0)) or 1.0
-    np.testing.assert_allclose(found, expected, rtol=rtol, atol=rtol * scale, err_msg=where)
+    elif isinstance(expected, str):
+        assert found == expected, where
+    else:
+        scale = float(np.max(np.abs(expected), initial=0.0)) or 1.0
+        np.testing.assert_allclose(found, expected, rtol=rtol, atol=rtol * scale, err_msg=where)
 
 
-def _is_ragged(rows):
-    return len({len(row) for row in rows if isinstance(row, list)}) > 1
+def _is_array(rows):
+    """Whether nested lists are a rectangle of numbers."""
+    try:
+        return np.asarray(rows).dtype.kind in "biuf"
+    except ValueError:
+        return False
 
 
-@pytest.mark.parametrize(("method", "case"), _cases())
+@pytest.mark.parametrize(("method", "case"), list(_cases()))
 def test_equals_the_recorded_case(method, case):
     found = replay.REPLAYS[method](case)
     assert found, "a replay must return something to compare"

@@ -1,0 +1,47 @@
+"""A run that saves itself after every round, as a program of its own, so that it can be killed."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from gradax import federated
+
+ROUNDS = 100
+N = 8
+NUMBERS = federated.data.padded(np.arange(N, dtype=np.float32), list(np.arange(N)[:, None]))
+
+
+def loss_fn(x, batch):
+    return jnp.mean((x - batch) ** 2) / 2
+
+
+def noisy(learning_rate=0.1):
+    """Clients with noise and momentum of their own, kept between rounds; server momentum."""
+    noise = optax.add_noise(0.1, 0.5, jax.random.key(1))
+    local = optax.chain(noise, optax.sgd(learning_rate, momentum=0.5))
+    return federated.Algorithm(
+        federated.local_steps(local, reset=False),
+        federated.average("clients"),
+        optax.sgd(1.0, momentum=0.5),
+    )
+
+
+def run(directory=None, rounds=ROUNDS, algorithm=None, **options):
+    """Three of eight clients in each round."""
+    settings = {"cohort": 3, "batch_size": None, "num_steps": 2, "segment": 1, **options}
+    return federated.simulate(
+        algorithm or noisy(),
+        settings.pop("loss_fn", loss_fn),
+        jnp.array(0.5),
+        NUMBERS,
+        rounds,
+        checkpoint=directory,
+        **settings,
+    )
+
+
+if __name__ == "__main__":
+    run(sys.argv[1])
