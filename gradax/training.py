@@ -1,5 +1,6 @@
 """A training step that supplies every extra argument a transformation may ask for."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -82,18 +83,32 @@ def _with_aux(loss_fn, params, batch):
 
 
 def _closures(loss, batch) -> dict[str, Any]:
-    value_of = lambda params, batch: loss(params, batch)[0]
+    mean = lambda params, batch: loss(params, batch)[0]
     single = lambda example: jax.tree.map(lambda leaf: leaf[None], example)
-    of_example = lambda params, example: value_of(params, single(example))
+    of_example = lambda params, example: mean(params, single(example))
+
+    # optax's line searches hand all extras on to value_fn, and insist that it takes them.
+    def value_fn(params, *, grad_fn=None, per_example_value_fn=None, per_example_grad_fn=None):
+        del grad_fn, per_example_value_fn, per_example_grad_fn
+        return mean(params, batch)
+
     return {
-        "value_fn": lambda params: value_of(params, batch),
+        "value_fn": value_fn,
         # optax's SAM passes a second positional argument.
-        "grad_fn": lambda params, *_: jax.grad(value_of)(params, batch),
+        "grad_fn": lambda params, *_: jax.grad(mean)(params, batch),
         "per_example_value_fn": lambda params: jax.vmap(of_example, (None, 0))(params, batch),
         "per_example_grad_fn": lambda params: jax.vmap(jax.grad(of_example), (None, 0))(
             params, batch
         ),
     }
+
+
+def _accepted(update, extras: dict[str, Any]) -> dict[str, Any]:
+    """Leaves out what an ``update`` without ``**extra_args`` would refuse."""
+    parameters = inspect.signature(update).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return extras
+    return {name: extra for name, extra in extras.items() if name in parameters}
 
 
 def _update(tx, grads, state, params, extras):
@@ -104,7 +119,7 @@ def _update(tx, grads, state, params, extras):
     }
     while True:
         try:
-            return tx.update(grads, state, params, **extras)
+            return tx.update(grads, state, params, **_accepted(tx.update, extras))
         except MissingExtraError as error:
             if error.extra in extras or error.extra not in on_demand:
                 raise

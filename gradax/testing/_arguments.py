@@ -10,7 +10,7 @@ import optax
 from gradax.testing._compare import close, mentions
 from gradax.testing._dtypes import keeps_types, trace_update
 from gradax.testing._registry import check
-from gradax.testing._subject import BOWL, Subject
+from gradax.testing._subject import Subject
 
 
 @check()
@@ -59,13 +59,7 @@ def schedule_equals_float(subject: Subject) -> None:
     rate = subject.example.get("learning_rate", 1e-2)
     build = lambda value: subject.run(make=lambda: subject.remake(learning_rate=value))
 
-    def walk(run):
-        def body(carry, _):
-            return run.step(*carry, BOWL, subject.scale), None
-
-        carry = (subject.params(), run.init(subject.params()))
-        return jax.lax.scan(body, carry, length=10)[0][0]
-
+    walk = lambda run: run.walk(subject.params(), run.init(subject.params()), times=10)[0]
     runs = [build(rate), build(optax.constant_schedule(rate))]
     number, schedule = jax.jit(lambda: [walk(run) for run in runs])()
     close("params", schedule, number)

@@ -22,7 +22,7 @@ def chain(subject: Subject) -> None:
     identity = optax.identity()
     run = subject.run(around=lambda tx: optax.chain(identity, optax.chain(tx), identity))
     params = subject.params()
-    params, _ = jax.jit(run.step)(params, run.init(params), BOWL, jnp.array(subject.scale))
+    params, _ = jax.jit(run.walk)(params, run.init(params))
     close("the chain's params", params, subject.compiled.trajectory[1][0])
 
 
@@ -71,12 +71,8 @@ def _alone(subject: Subject) -> Any:
 def _second_update(subject: Subject, params: Any, grads: Any, around: Around) -> Any:
     run = subject.run(_only_w, around)
 
-    @jax.jit
-    def second(grads, params):
-        _, state = run.update(grads, run.init(params), params, BOWL)
-        return run.update(grads, state, params, BOWL)[0]
-
-    return second(grads, params)
+    body = lambda _, carry: run.update(grads, carry[1], params, BOWL)
+    return jax.jit(lambda carry: jax.lax.fori_loop(0, 2, body, carry))((grads, run.init(params)))[0]
 
 
 def _two_micro_steps(tx: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -118,13 +114,13 @@ def multi_steps(subject: Subject) -> None:
 def apply_if_finite(subject: Subject) -> None:
     """Under optax.apply_if_finite a NaN gradient moves neither parameters nor inner state."""
     run = subject.run(around=lambda tx: optax.apply_if_finite(tx, 3))
-    step, start = jax.jit(run.step), subject.params()
-    state, scale = run.init(start), jnp.array(subject.scale)
-    params, after = step(start, state, jnp.array(_NAN), scale)
+    walk, start = jax.jit(run.walk), subject.params()
+    state = run.init(start)
+    params, after = walk(start, state, jnp.array(_NAN))
     equal("params", params, start)
     equal("the inner state", after.inner_state, state.inner_state)
-    params, _ = step(params, after, jnp.array(BOWL), scale)
-    close("params after a finite gradient", params, subject.compiled.trajectory[1][0])
+    params, _ = walk(params, after, jnp.array(BOWL))
+    close("params after finite gradients", params, subject.compiled.trajectory[1][0])
 
 
 @check()
@@ -143,9 +139,8 @@ def inject_hyperparams(subject: Subject) -> None:
     run, (params, start) = subject.run(make=make), subject.compiled.trajectory[0]
     state = run.init(params)
     close("the injected init's state", inner(state), start)
-    step = jax.jit(run.step)
-    params, state = step(params, state, BOWL, jnp.array(subject.scale))
-    close("the injected step", (params, inner(state)), subject.compiled.trajectory[1])
+    params, state = jax.jit(run.walk)(params, state)
+    close("the injected run", (params, inner(state)), subject.compiled.trajectory[1])
 
 
 @check()

@@ -164,24 +164,24 @@ def bfloat16_progress(subject: Subject) -> None:
 
 def _stays_finite(subject: Subject, slope: float) -> None:
     params, state = subject.compiled.trajectory[0]
-    for _ in range(3):
-        params, state = subject.compiled.step(params, state, (0.0, slope))
+    for _ in range(2):
+        params, state = subject.compiled.walk(params, state, (0.0, slope))
     finite(f"params after gradients of size {slope:g}", params)
 
 
 @check()
 def zero_gradient(subject: Subject) -> None:
-    """Three zero gradients give finite updates."""
+    """Zero gradients give finite updates."""
     _stays_finite(subject, 0.0)
 
 
 @check()
 def tiny_gradient(subject: Subject) -> None:
-    """Three gradients of size 1e-25 give finite updates."""
+    """Gradients of size 1e-25 give finite updates."""
     _stays_finite(subject, 1e-25)
 
 
 @check()
 def huge_gradient(subject: Subject) -> None:
-    """Three gradients of size 1e12 give finite updates."""
+    """Gradients of size 1e12 give finite updates."""
     _stays_finite(subject, 1e12)

@@ -11,7 +11,7 @@ from gradax.testing._compare import close, expect, same_structure
 from gradax.testing._registry import check
 from gradax.testing._subject import BOWL, PARTICIPANTS, Subject
 
-_STEPS = 2
+_STEPS = 2  # as many as a walk has
 
 
 @check()
@@ -27,19 +27,20 @@ def update_jit_equals_eager(subject: Subject) -> None:
     run, (params, state) = subject.run(), subject.compiled.trajectory[0]
     for _ in range(_STEPS):
         params, state = run.step(params, state, BOWL, jnp.array(subject.scale))
-    close("an eager run", (params, state), subject.compiled.trajectory[_STEPS])
+    close("an eager run", (params, state), subject.compiled.trajectory[1])
 
 
 @check()
 def scan_equals_loop(subject: Subject) -> None:
     """A scan over steps gives what a Python loop gives."""
-    run, trajectory = subject.run(), subject.compiled.trajectory
-
-    def body(carry, _):
-        return run.step(*carry, BOWL, jnp.array(subject.scale)), None
-
-    scan = jax.jit(lambda carry: jax.lax.scan(body, carry, length=len(trajectory) - 1)[0])
-    close("a scan", scan(trajectory[0]), trajectory[-1])
+    run, (params, state) = subject.run(), subject.compiled.trajectory[0]
+    scale = jnp.array(subject.scale)
+    body = lambda carry, _: (run.step(*carry, BOWL, scale), None)
+    end, _ = jax.jit(lambda carry: jax.lax.scan(body, carry, length=_STEPS))((params, state))
+    step = jax.jit(run.step)
+    for _ in range(_STEPS):
+        params, state = step(params, state, BOWL, scale)
+    close("a scan", end, (params, state))
 
 
 @check()
@@ -47,8 +48,7 @@ def vmap_equals_loop(subject: Subject) -> None:
     """A batch of runs under vmap gives what the runs give one after another."""
     run = subject.run()
     several, expected = _several_runs(subject, 2)
-    step = lambda params, state: run.step(params, state, BOWL, jnp.array(subject.scale))
-    many = jax.jit(jax.vmap(lambda params: _repeat(step, params, run.init(params))))
+    many = jax.jit(jax.vmap(lambda params: run.walk(params, run.init(params))))
     close("vmap", many(several), expected)
 
 
@@ -86,34 +86,22 @@ def shard_map_equals_single(subject: Subject) -> None:
 
 @check(applies=lambda subject: not subject.has_axis)
 def sharding_types(subject: Subject) -> None:
-    """On a mesh with explicit axes the state keeps its sharding, eager and jitted."""
+    """On a mesh with explicit axes the state keeps its sharding, traced and run."""
     count = min(8, jax.device_count())
-    devices = jax.devices()[:count]
     run = subject.run()
     types = lambda tree: [str(jax.typeof(leaf)) for leaf in jax.tree.leaves(tree)]
     update = lambda params, state: run.update(params, state, params, BOWL)[1]
-    mesh = jax.make_mesh((count,), ("x",), (AxisType.Explicit,), devices=devices)
+    mesh = jax.make_mesh((count,), ("x",), (AxisType.Explicit,), devices=jax.devices()[:count])
     with jax.set_mesh(mesh):
         sharding = jax.NamedSharding(mesh, jax.P(None, "x"))
         params = {"w": jnp.ones((2, count, 3), out_sharding=sharding)}
-        state = run.init(params)
-        updated = update(params, state)
-        same_structure("the state", updated, state)
-        expect(types(updated) == types(state), f"{types(state)} becomes {types(updated)}.")
-        for name, eager, jitted in (
-            ("init", state, jax.jit(run.init)(params)),
-            ("update", updated, jax.jit(update)(params, state)),
-        ):
-            expect(
-                types(eager) == types(jitted),
-                f"{name} gives {types(eager)} eagerly and {types(jitted)} jitted.",
-            )
-
-
-def _repeat(step, params, state):
-    for _ in range(_STEPS):
-        params, state = step(params, state)
-    return params, state
+        # Not eagerly: two collectives in flight can block each other on a host with few cores.
+        state = jax.block_until_ready(jax.jit(run.init)(params))
+        traced = jax.eval_shape(update, params, jax.eval_shape(run.init, params))
+        updated = jax.block_until_ready(jax.jit(update)(params, state))
+        for what, tree in (("A traced update", traced), ("A jitted update", updated)):
+            same_structure(what, tree, state)
+            expect(types(tree) == types(state), f"{what}: {types(state)} to {types(tree)}.")
 
 
 def _several_runs(subject: Subject, count: int) -> tuple[Any, Any]:
@@ -121,7 +109,7 @@ def _several_runs(subject: Subject, count: int) -> tuple[Any, Any]:
     shifted = lambda k: jax.tree.map(lambda leaf: leaf + 0.1 * k, subject.params())
     starts = [shifted(k) for k in range(count)]
     init = subject.run().init
-    ends = [_repeat(subject.compiled.step, start, init(start)) for start in starts]
+    ends = [subject.compiled.walk(start, init(start)) for start in starts]
     return stack(starts), stack(ends)
 
 
@@ -139,11 +127,12 @@ def _compare_on_devices(what: str, subject: Subject, place: Callable[..., Any]) 
         # Participants cannot be spread; vmap, which every other check uses, is all there is.
         return
     else:
-        (starts, states), expected = (subject.compiled.trajectory[k] for k in (0, _STEPS))
+        (starts, states), expected = subject.compiled.trajectory[:2]
     lane_step, scale = subject.run().lane_step, jnp.array(subject.scale)
 
     def many(params, state, lane):
-        return _repeat(lambda p, s: lane_step(p, s, BOWL, scale, lane), params, state)
+        body = lambda _, carry: lane_step(*carry, BOWL, scale, lane)
+        return jax.lax.fori_loop(0, _STEPS, body, (params, state))
 
     lanes = jnp.arange(count)
     close(what, place(many, count)(starts, states, lanes), expected)
