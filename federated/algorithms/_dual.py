@@ -33,7 +33,7 @@ class DualState(NamedTuple):
     "wrapper",
     _FEDDYN,
     needs=("batches", "grad_fn"),
-    example={"inner": local_steps(optax.sgd(0.1)), "prox_weight": 0.1},
+    example={"inner": local_steps(optax.sgd(1e-3)), "prox_weight": 0.1},
 )
 def dual_correction(
     inner: optax.GradientTransformation,
@@ -102,7 +102,15 @@ class DualServerState(NamedTuple):
     mean_dual: optax.Updates
 
 
-@register("final", _FEDDYN, needs=("num_active", "num_clients"))
+@register(
+    "final",
+    _FEDDYN,
+    needs=("num_active", "num_clients"),
+    exceptions={
+        "converges_rosenbrock": "alone it integrates, without the proximal term of the clients "
+        "that damps it"
+    },
+)
 def dual_server() -> optax.GradientTransformationExtraArgs:
     r"""The server of FedDyn and FedSpeed: adds the mean dual of all clients.
 

@@ -48,7 +48,7 @@ class LocalResult(NamedTuple):
     "wrapper",
     _FEDAVG,
     needs=("batches", "grad_fn"),
-    example={"tx": optax.sgd(0.1)},
+    example={"tx": optax.sgd(1e-3)},
 )
 def local_steps(
     tx: optax.GradientTransformation | Callable[[jax.Array], optax.GradientTransformation],

@@ -1,5 +1,6 @@
 """Checkpoints of a run through orbax: whole or absent, and refused if they are another run's."""
 
+import itertools
 import os
 import pathlib
 from typing import Any
@@ -23,7 +24,7 @@ class Checkpoints:
       keep: how many checkpoints to keep.
     """
 
-    def __init__(self, directory: str | pathlib.Path, description: dict[str, Any], keep: int = 2):
+    def __init__(self, directory: str | os.PathLike, description: dict[str, Any], keep: int = 2):
         self._ocp = _optional.load("orbax.checkpoint", "checkpoint", "checkpoint=")
         self._path = pathlib.Path(directory).absolute()
         self._description = description
@@ -101,6 +102,7 @@ def _contrast(theirs: str | None, ours: str, width: int = 80) -> str:
     """Shows two texts where they begin to differ; descriptions of algorithms are long."""
     if theirs is None:
         return f"not recorded there, {ours[:width]} here"
-    start = max(len(os.path.commonprefix([theirs, ours])) - width, 0)
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(theirs, ours, strict=False))
+    start = max(sum(1 for _ in same) - width, 0)
     cut = lambda text: ("..." if start else "") + text[start : start + 2 * width]
     return f"{cut(theirs)} there, {cut(ours)} here"

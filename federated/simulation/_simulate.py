@@ -139,7 +139,7 @@ def simulate(
         _validate.integer("simulate", name, value, at_least=1)
     num_clients = data.num_clients
     if isinstance(cohort, numbers.Integral):
-        cohort = uniform_cohort(num_clients, cohort)  # type: ignore[arg-type]
+        cohort = uniform_cohort(num_clients, cohort)
     if not isinstance(cohort, Cohort | None):
         raise TypeError(f"simulate: cohort must be a Cohort or a number, got {cohort!r}.")
     if cohort is not None and cohort.num_clients != num_clients:
