@@ -19,9 +19,9 @@ def main(argv: Sequence[str] | None = None) -> int:
       Exit code: 0, or 2 after an error, which is printed to the standard error.
 
     Examples:
-      >>> main(["list", "--package", "schedules", "--kind", "diagnostic"])
-      schedules/learning_rate
-        record_gradient_norms                  Passes gradients through and records the norm of each.
+      >>> main(["list", "--package", "optimizers", "--kind", "producer"])  # doctest: +ELLIPSIS
+      optimizers/estimators
+        sam_gradient                           Replaces the gradient by ...
       0
     """
     arguments = _parser().parse_args(argv)

@@ -30,8 +30,9 @@ def interval(who: str, name: str, value: Any, allowed: str) -> None:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return
     low, high = (float(end) for end in allowed[1:-1].split(","))
-    above = value >= low if allowed[0] == "[" else value > low
-    below = value <= high if allowed[-1] == "]" else value < high
+    number = float(value)
+    above = number >= low if allowed[0] == "[" else number > low
+    below = number <= high if allowed[-1] == "]" else number < high
     if not (above and below):
         raise ValueError(f"{who}: {name} must lie in {allowed}, got {value}.")
 

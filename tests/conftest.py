@@ -20,4 +20,3 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 def _fresh_trace_counter():
     """chex counts traces per function name, for the whole process."""
     chex.clear_trace_counter()
-    yield

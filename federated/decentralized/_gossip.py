@@ -34,7 +34,7 @@ class GossipState(NamedTuple):
       wire_copies: ``int32[]``, to how many others the node sent its model in the last update.
     """
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
     wire_copies: jax.Array
 
 

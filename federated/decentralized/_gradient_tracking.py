@@ -32,7 +32,7 @@ class GradientTrackingState(NamedTuple):
       wire_copies: ``int32[]``, to how many others the node sent its tracker last.
     """
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
     prev_grad: optax.Updates
     tracker: optax.Updates
     wire_copies: jax.Array

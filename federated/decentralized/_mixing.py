@@ -13,7 +13,7 @@ from .. import axis
 from . import topology
 
 #: ``mix(tree, t)``: row ``axis.index`` of the t-th matrix times the trees of all nodes.
-Mix = Callable[[Any, jax.typing.ArrayLike], Any]
+Mix = Callable[[Any, jax.Array], Any]
 
 
 def is_inexact(leaf: Any) -> bool:
@@ -28,7 +28,7 @@ def accumulator_dtype(leaf: Any) -> jnp.dtype:
 
 def make_receivers(
     mixing: Any, axis_name: axis.AxisName, steps: int = 1
-) -> Callable[[jax.typing.ArrayLike], jax.Array]:
+) -> Callable[[jax.Array], jax.Array]:
     """Builds the function that counts to how many others a node sends its message.
 
     Args:

@@ -124,7 +124,7 @@ class SumAggregate(optax.GradientTransformationExtraArgs):
         self.partial, self.finish, self.axis_name = partial, finish, axis_name
         return self
 
-    def _replace(self, **changes: Any) -> "SumAggregate":  # type: ignore[override]
+    def _replace(self, **changes: Any) -> "SumAggregate":
         """Replaces parts; ``update`` is derived again."""
         parts = {"init": self.init, "partial": self.partial, "finish": self.finish}
         unknown = set(changes) - {*parts, "axis_name"}

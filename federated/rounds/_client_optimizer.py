@@ -70,4 +70,4 @@ def client_optimizer(
     if client is not None:
         return client
     _validate.learning_rate(who, learning_rate)
-    return scale_by_round_rate(learning_rate)  # type: ignore[arg-type]
+    return scale_by_round_rate(learning_rate)

@@ -32,7 +32,7 @@ class RoundState(NamedTuple):
       shared: the server's side, replicated; ``None`` for peers. Its random keys are common.
     """
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
     client: optax.OptState
     shared: SharedState | None
 

@@ -101,8 +101,9 @@ class Engine:
             copies = lambda x: jnp.repeat(jnp.asarray(x)[None], self.num_clients, axis=0)
             params = jax.tree.map(copies, params)
         row = jax.tree.map(lambda x: x[0], params)
-        states = [init_participants(tx, row, ids) for tx in (algorithm.client, algorithm.aggregate)]
-        return SimState(zero, key, params, *states, (), drawn)
+        clients = init_participants(algorithm.client, row, ids)
+        aggregate = init_participants(algorithm.aggregate, row, ids)
+        return SimState(zero, key, params, clients, aggregate, (), drawn)
 
     def check(self, state: SimState, like: SimState) -> None:
         """Raises unless a state can be played by this engine.
@@ -274,7 +275,9 @@ class Engine:
             for name in ("wire_bytes", "wire_copies", *self.record)
         }
         seen = {name: values[-1] for name, values in found.items() if values}
-        return seen | ({"wire_copies": sum(copies)} if (copies := found["wire_copies"]) else {})
+        if copies := found["wire_copies"]:
+            seen["wire_copies"] = jnp.sum(jnp.stack(copies))
+        return seen
 
     def _ids(self, lanes: Lanes) -> jax.Array | None:
         """Whom to gather; ``None`` if the lanes are everybody in order."""

@@ -151,7 +151,7 @@ def scan_chunks(
     first = jax.tree.map(lambda x: x[0], chunks)
     shape = jax.eval_shape(lambda: run(store, first)[1])
     streams = isinstance(shape, Sum)
-    total = jax.eval_shape(add_up, shape) if streams else ()
+    total: Any = jax.eval_shape(add_up, shape) if streams else ()
     total = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), total)
 
     def one(carry, lanes):

@@ -27,7 +27,7 @@ class Rows(NamedTuple):
 
     arrays: Any
     start: jax.Array
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
 
 
 def take_rows(data: ClientData, ids: jax.Array | None) -> tuple[Rows, Rows]:

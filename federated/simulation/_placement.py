@@ -37,11 +37,13 @@ class Placement:
 
     def rows(self) -> NamedSharding | None:
         """Sharding of an array with a leading axis of clients."""
-        return self.mesh and NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names))
+        if self.mesh is None:
+            return None
+        return NamedSharding(self.mesh, PartitionSpec(self.mesh.axis_names))
 
     def replicated(self) -> NamedSharding | None:
         """Sharding of an array that every device holds."""
-        return self.mesh and NamedSharding(self.mesh, PartitionSpec())
+        return None if self.mesh is None else NamedSharding(self.mesh, PartitionSpec())
 
     def of_state(self, state: Any, row_fields: set[str]) -> Any:
         """Shardings of a named tuple, some of whose fields have a leading axis of clients.

@@ -217,9 +217,9 @@ class _Run:
     def __init__(self, engine: Engine, data: ClientData, evaluate, saved: Checkpoints | None):
         self._engine, self._saved = engine, saved
         self._data = jax.device_put(data, engine.placement.of_data(data))
-        self._evaluate = jax.jit(evaluate) if evaluate else lambda params: {}
+        self._evaluate: Callable = jax.jit(evaluate) if evaluate else lambda params: {}
         self._segment = jax.jit(self._scan, static_argnums=2, donate_argnums=0)
-        self._bytes = None
+        self._bytes: tuple[int, int | None] | None = None
 
     def _scan(self, state, data, length):
         return lax.scan(lambda s, _: self._engine.round(s, data), state, length=length)
@@ -270,7 +270,7 @@ class _Run:
             rows.append(row)
         return rows
 
-    def _message_bytes(self, state) -> tuple[int, int]:
+    def _message_bytes(self, state) -> tuple[int, int | None]:
         """Static sizes of what one participant sends and receives."""
         if self._bytes is None:
             self._bytes = self._engine.message_bytes(state, self._data)

@@ -33,7 +33,7 @@ class GradientNormsState(NamedTuple):
       norms: ``float32[num_steps]``, norm of the gradient of each update, zero where none was.
     """
 
-    count: jax.Array
+    count: jax.Array  # type: ignore[assignment]  # hides tuple.count
     norms: jax.Array
 
 

@@ -1,5 +1,7 @@
 """The mean of messages: weights, divisor, nobody, and precision."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,12 +13,18 @@ from hypothesis import strategies as st
 from gradax import federated
 
 
-def mean_of(rows, tx=None, **extras):
-    """What every participant receives; all are equal."""
-    tx = tx or federated.average("clients")
+@functools.cache
+def under_vmap(tx):
     update = lambda row, extras: tx.update(row, optax.EmptyState(), **extras)[0]
-    out = jax.jit(jax.vmap(update, axis_name="clients"))(rows, extras)
-    out = jax.tree.map(np.asarray, out)
+    return jax.jit(jax.vmap(update, axis_name="clients"))
+
+
+AVERAGE = federated.average("clients")
+
+
+def mean_of(rows, tx=AVERAGE, **extras):
+    """What every participant receives; all are equal."""
+    out = jax.tree.map(np.asarray, under_vmap(tx)(rows, extras))
     jax.tree.map(lambda x: np.testing.assert_array_equal(x, np.broadcast_to(x[0], x.shape)), out)
     return jax.tree.map(lambda x: x[0], out)
 

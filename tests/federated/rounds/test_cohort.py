@@ -70,7 +70,9 @@ def test_poisson_takes_everybody_independently():
     expected = DRAWS * stats.binom.pmf(np.arange(9), n, rate)
     observed = np.bincount(sizes, minlength=9)[:9]
     scaled = expected * observed.sum() / expected.sum()
-    assert stats.chisquare(observed[:8], scaled[:8] * observed[:8].sum() / scaled[:8].sum())[1] > 1e-4
+    assert (
+        stats.chisquare(observed[:8], scaled[:8] * observed[:8].sum() / scaled[:8].sum())[1] > 1e-4
+    )
     # Pairs are independent, which a draw of fixed size is not.
     both = np.mean((ids == 0).any(axis=1) & (ids == 1).any(axis=1))
     np.testing.assert_allclose(both, rate**2, atol=5 * np.sqrt(0.09 / DRAWS))

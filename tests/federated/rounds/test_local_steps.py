@@ -125,7 +125,9 @@ def test_the_transformation_may_depend_on_the_round():
     momentum = lambda round: optax.sgd(schedule(round), momentum=0.5)
     found, state = run(federated.local_steps(momentum, reset=False), round=jnp.array(2))
     assert_close(found, run(federated.local_steps(momentum(2)))[0])
-    assert_close(state.inner[0].trace, run(federated.local_steps(momentum(2), reset=False))[1].inner[0].trace)
+    assert_close(
+        state.inner[0].trace, run(federated.local_steps(momentum(2), reset=False))[1].inner[0].trace
+    )
 
 
 class Seen(NamedTuple):
@@ -147,7 +149,7 @@ def spy(names):
         zeros = optax.tree.zeros_like(params)
         scalars = {"local_step": jnp.zeros([], jnp.int32), "value": jnp.zeros([])}
         scalars |= {"value_fn": jnp.zeros([]), "round": jnp.zeros([], jnp.int32)}
-        trees = {name: zeros for name in ("anchor", "grad", "grad_fn", "correction", "told")}
+        trees = dict.fromkeys(("anchor", "grad", "grad_fn", "correction", "told"), zeros)
         return Seen({name: {**scalars, **trees}[name] for name in names})
 
     def update(updates, state, params=None, **extras):

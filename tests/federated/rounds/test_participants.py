@@ -31,7 +31,9 @@ def bits(keys):
 
 def test_a_participant_has_keys_of_its_own():
     ids = jnp.array([4, 0, 7])
-    states = federated.init_participants(optax.chain(with_keys(), optax.sgd(0.1)), jnp.zeros(2), ids)
+    states = federated.init_participants(
+        optax.chain(with_keys(), optax.sgd(0.1)), jnp.zeros(2), ids
+    )
     keys = states[0]
     expected = [bits(jax.random.fold_in(KEY, number)) for number in (4, 0, 7)]
     np.testing.assert_array_equal(bits(keys.key), expected)

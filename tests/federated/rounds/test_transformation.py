@@ -91,15 +91,21 @@ def reference(name, ids):
 
 
 @everywhere
-@pytest.mark.parametrize("ids", [EVERYBODY, ACTIVE], ids=["everybody", "some"])
-@pytest.mark.parametrize("name", ["fedavg", "fedspeed_all", "fedspeed_active"])
-def test_equals_the_rounds_of_a_simulation(name, ids, placement):
+@pytest.mark.parametrize("name", ["fedspeed_all", "fedspeed_active"])
+def test_equals_the_rounds_of_a_simulation_with_some_of_the_clients(name, placement):
+    check(name, ACTIVE, placement)
+
+
+@everywhere
+def test_equals_the_rounds_of_a_simulation_with_everybody(placement):
+    check("fedavg", EVERYBODY, placement)
+
+
+def check(name, ids, placement):
     expected = reference(name, ids)
     params, state = looped(name, placement, ids)
     for leaf, common in zip(jax.tree.leaves(params), jax.tree.leaves(expected.params), strict=True):
-        np.testing.assert_allclose(
-            leaf, np.broadcast_to(common, leaf.shape), rtol=2e-5, atol=1e-6
-        )
+        np.testing.assert_allclose(leaf, np.broadcast_to(common, leaf.shape), rtol=2e-5, atol=1e-6)
     np.testing.assert_array_equal(state.count, ROUNDS)
     if name != "fedavg":
         dual = expected.state.clients.dual
@@ -111,7 +117,11 @@ def test_equals_the_rounds_of_a_simulation(name, ids, placement):
 
 
 def under_vmap(tx, rows, states=None, **extras):
-    states = federated.init_participants(tx, rows[0], jnp.arange(len(rows))) if states is None else states
+    states = (
+        federated.init_participants(tx, rows[0], jnp.arange(len(rows)))
+        if states is None
+        else states
+    )
     update = lambda row, state, extras: tx.update(row, state, row, **extras)
     return jax.vmap(update, axis_name="clients")(rows, states, extras)
 
@@ -152,7 +162,7 @@ def test_a_field_the_server_does_not_have_cannot_be_published():
     with pytest.raises(ValueError, match="publishes='control': no field of this name"):
         under_vmap(tx, jnp.zeros(2), grad_fn=None)
     twice = algorithm._replace(server=optax.chain(optax.adam(1.0), optax.adam(1.0)))
-    with pytest.raises(ValueError, match="publishes='mu': .*multiple"):
+    with pytest.raises(ValueError, match=r"publishes='mu': .*multiple"):
         under_vmap(federated.as_transformation(twice._replace(publishes=("mu",))), jnp.zeros(2))
 
 

@@ -231,6 +231,6 @@ def test_a_checkpoint_of_another_program_is_refused(items, tmp_path):
         else:
             manager.save(3, args=ocp.args.Composite(run=ocp.args.JsonSave({"steps": 3})))
     before = on_disk(tmp_path)
-    with pytest.raises(ValueError, match="cannot be read|belongs to another run"):
+    with pytest.raises(ValueError, match=r"cannot be read|belongs to another run"):
         run(tmp_path, 4)
     assert on_disk(tmp_path) == before

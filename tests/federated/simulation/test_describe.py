@@ -86,6 +86,13 @@ def test_numbers_and_names_in_the_code_count():
     assert len(set(texts)) == 3
 
 
+def test_numbers_in_a_lambda_count():
+    rates = [lambda round: 0.1 * round, lambda round: 0.2 * round, lambda count: 0.1 * count]
+    first, other_number, other_argument = map(describe, rates)
+    assert first != other_number
+    assert first == other_argument
+
+
 def test_a_docstring_does_not_count():
     def first(round):
         """Says one thing."""

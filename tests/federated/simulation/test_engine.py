@@ -54,8 +54,12 @@ def test_with_chunks_of_one_a_branch_stays_a_branch(cohort):
 
 def depends_on_the_lane():
     update = lambda u, s, p=None, *, client_id, **_: (
-        lax.cond(client_id % 2 == 0, lambda v: lax.fori_loop(0, 9, lambda _, w: jnp.sin(w), v),
-                 lambda v: v, u),
+        lax.cond(
+            client_id % 2 == 0,
+            lambda v: lax.fori_loop(0, 9, lambda _, w: jnp.sin(w), v),
+            lambda v: v,
+            u,
+        ),
         s,
     )
     return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
@@ -101,14 +105,18 @@ def report(size, field=Report):
 def simulate(client, rounds=1, **options):
     algorithm = federated.fedavg(1.0)._replace(client=optax.chain(optax.scale(-1.0), *client))
     settings = {"batch_size": None, "num_steps": 1, "segment": rounds, **options}
-    return federated.simulate(algorithm, loss_fn, jnp.array(1.0), NUMBERS, rounds, **settings).history
+    return federated.simulate(
+        algorithm, loss_fn, jnp.array(1.0), NUMBERS, rounds, **settings
+    ).history
 
 
 def test_static_sizes_unless_a_client_reports_others():
     assert simulate(()).rows[0]["bytes_up"] == N * 4
-    history = simulate((report(100),), rounds=2, cohort=federated.scheduled_cohort(
-        N, np.array([[0, 3, N], [2, N, N]])
-    ))
+    history = simulate(
+        (report(100),),
+        rounds=2,
+        cohort=federated.scheduled_cohort(N, np.array([[0, 3, N], [2, N, N]])),
+    )
     assert history.column("bytes_up") == [100 + 400, 300]
     assert history.column("bytes_down") == [8, 4]
 
@@ -129,6 +137,7 @@ class Copies(NamedTuple):
 def test_a_message_may_be_sent_to_several():
     field = lambda size, norm: Copies(size, jnp.int32(2))
     assert simulate((report(10, field),)).rows[0]["bytes_up"] == 2 * 100
+    assert simulate((report(10, field),) * 2).rows[0]["bytes_up"] == 4 * 100
 
 
 @pytest.mark.parametrize("chunk", [1, 3])

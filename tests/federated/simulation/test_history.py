@@ -13,7 +13,14 @@ from tests.federated.simulation.problems import NUM_CLIENTS, simulate
 ROWS = [
     {"round": 1, "bytes_up": 10, "bytes_down": 20, "seconds": 0.5, "loss": 4.0},
     {"round": 2, "bytes_up": 30, "bytes_down": 20, "seconds": 0.5, "accuracy": 0.5},
-    {"round": 3, "bytes_up": 2**40, "bytes_down": 20, "seconds": 0.5, "loss": 1.0, "accuracy": 0.75},
+    {
+        "round": 3,
+        "bytes_up": 2**40,
+        "bytes_down": 20,
+        "seconds": 0.5,
+        "loss": 1.0,
+        "accuracy": 0.75,
+    },
 ]
 HISTORY = federated.History(ROWS)
 
@@ -113,7 +120,14 @@ def test_a_run_reports_every_round_and_evaluates_after_every_segment():
         federated.fedspeed(0.1), rounds=5, segment=2, cohort=3, evaluate=calls
     ).history
     assert history.columns == [
-        "round", "num_active", "bytes_up", "bytes_down", "seconds", "loss", "norm", "w",
+        "round",
+        "num_active",
+        "bytes_up",
+        "bytes_down",
+        "seconds",
+        "loss",
+        "norm",
+        "w",
     ]
     assert history.column("round") == [1, 2, 3, 4, 5]
     assert history.column("num_active") == [3] * 5

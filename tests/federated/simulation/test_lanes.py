@@ -1,6 +1,5 @@
 """Lanes: cutting them into chunks, mapping over them, and binding axes."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest

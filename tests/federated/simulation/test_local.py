@@ -162,7 +162,12 @@ def test_the_layout_changes_no_bit():
 def test_epochs_and_weights_are_each_clients_own():
     """Full batches of each client's own size, by hand."""
     result = simulate(
-        federated.fedavg(0.1), rounds=1, batch_size=1, num_steps=None, num_epochs=1, replace=False,
+        federated.fedavg(0.1),
+        rounds=1,
+        batch_size=1,
+        num_steps=None,
+        num_epochs=1,
+        replace=False,
         loss_fn=lambda params, batch: jnp.sum(params["w"]) + 0 * jnp.mean(batch["y"]),
     )
     # Every step moves each weight by -0.1: a client with n examples makes n steps.

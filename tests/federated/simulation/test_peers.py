@@ -66,23 +66,31 @@ def test_without_an_exchange_each_node_is_alone():
     third = lambda tree: jax.tree.map(lambda x: x[3], tree)
     assert_close(third(alone.params), third(together.params))
     others = jax.tree.map(lambda x: np.delete(x, 3, axis=0), alone.params)
-    jax.tree.map(lambda x, p: np.testing.assert_array_equal(x, np.broadcast_to(p, x.shape)),
-                 others, PARAMS)
+    jax.tree.map(
+        lambda x, p: np.testing.assert_array_equal(x, np.broadcast_to(p, x.shape)), others, PARAMS
+    )
 
 
 def test_only_those_who_meet_exchange():
     rows = rows_of({"w": np.zeros(3), "b": np.zeros(())})
     meetings = federated.scheduled_cohort(NUM_CLIENTS, np.array([[0, 6], [1, 6]]))
     result = simulate(
-        move_to_mean(), rounds=2, params=rows, replicate=False, cohort=meetings,
-        loss_fn=None, grad_fn=lambda params, batch: jax.tree.map(jnp.zeros_like, params),
+        move_to_mean(),
+        rounds=2,
+        params=rows,
+        replicate=False,
+        cohort=meetings,
+        loss_fn=None,
+        grad_fn=lambda params, batch: jax.tree.map(jnp.zeros_like, params),
     )
     np.testing.assert_array_equal(result.params["b"], [3, 2, 2, 3, 4, 5, 2, 7])
     assert "loss" not in result.history.columns
 
 
 LOCAL = federated.Algorithm(
-    federated.local_steps(optax.chain(optax.add_noise(0.1, 0.5, jax.random.key(0)), optax.sgd(0.1))),
+    federated.local_steps(
+        optax.chain(optax.add_noise(0.1, 0.5, jax.random.key(0)), optax.sgd(0.1))
+    ),
     move_to_mean(),
     axis_name="nodes",
 )

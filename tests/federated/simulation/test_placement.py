@@ -130,7 +130,9 @@ def test_sums_over_37_clients_and_12_decades_are_exact(way):
         algorithm = federated.fedavg(1.0)
         if way == "stacked":
             algorithm, way = stacked(algorithm), 37
-        cohort = federated.scheduled_cohort(37, np.arange(37)[None, ::-1], {"weight": weights[None]})
+        cohort = federated.scheduled_cohort(
+            37, np.arange(37)[None, ::-1], {"weight": weights[None]}
+        )
         result = federated.simulate(
             algorithm,
             lambda x, batch: jnp.mean((x - batch) ** 2) / 2,

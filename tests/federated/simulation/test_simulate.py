@@ -161,7 +161,9 @@ def test_what_a_server_publishes_and_a_cohort_supplies_reaches_the_clients():
         client, federated.average("clients", "uniform"), optax.trace(1.0), publishes=("trace",)
     )
     cohort = federated.scheduled_cohort(
-        N, np.array([[0, 1], [5, N]]), {"bonus": np.float32([[1, 3], [5, 99]])},
+        N,
+        np.array([[0, 1], [5, N]]),
+        {"bonus": np.float32([[1, 3], [5, 99]])},
         {"time": np.float32([1, 2])},
     )
     result = run(algorithm, 2, cohort=cohort, params=jnp.array(0.0))

@@ -1,0 +1,61 @@
+"""Scalar quadratics whose rounds can be worked by hand, played in float64."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from gradax import federated
+
+#: ``h (x - a)^2 / 2`` for two clients; the mean has its minimum at -0.5.
+TWO = (np.array([1.0, 3.0]), np.array([1.0, -1.0]))
+START, RATE, STEPS = 2.0, 0.1, 2
+
+
+def play(algorithm, rounds=1, steps=STEPS, problem=TWO, start=START, active=None, weights=None):
+    """Parameters after every round, ``[rounds]``, and the last state of every client.
+
+    Args:
+      algorithm: over the axis ``"clients"``.
+      rounds: number of rounds.
+      steps: local steps.
+      problem: curvatures and minima.
+      start: the first parameters.
+      active: ``bool[rounds, clients]``.
+      weights: ``[clients]``.
+    """
+    with jax.enable_x64(True):
+        h, a = (jnp.asarray(part) for part in problem)
+        n = len(h)
+        active = jnp.ones((rounds, n), bool) if active is None else jnp.asarray(active)
+        weights = jnp.ones(n) if weights is None else jnp.asarray(weights, float)
+        start = jnp.asarray(start, float)
+        tx = federated.as_transformation(algorithm)
+        states = federated.init_participants(tx, start, jnp.arange(n))
+        player = _player(algorithm, steps)
+        paths, states = player(h, a, weights, states, active.T, start)
+        np.testing.assert_array_equal(paths, np.broadcast_to(paths[0], paths.shape))
+        return np.asarray(paths[0]), jax.tree.map(np.asarray, states)
+
+
+@functools.cache
+def _player(algorithm, steps):
+    """All rounds of all clients, jitted."""
+    tx = federated.as_transformation(algorithm)
+
+    def client(h, a, weight, state, active, start):
+        grad_fn = lambda y, *_, batch=None: h * (y - a)
+        extras = {"grad_fn": grad_fn, "batches": jnp.zeros(steps), "weight": weight}
+
+        def one(carry, active):
+            x, state = carry
+            updates, state = tx.update(grad_fn(x), state, x, active=active, **extras)
+            x = optax.apply_updates(x, updates)
+            return (x, state), x
+
+        (_, state), path = jax.lax.scan(one, (start, state), active)
+        return path, state
+
+    return jax.jit(jax.vmap(client, (0, 0, 0, 0, 0, None), axis_name="clients"))
