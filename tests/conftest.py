@@ -12,6 +12,8 @@ import jax
 import pytest
 
 _CACHE = pathlib.Path(__file__).parents[1] / ".cache" / "jax"
+# Collectives of eager calls can wait for each other for ever on few cores.
+jax.config.update("jax_cpu_enable_async_dispatch", False)
 jax.config.update("jax_compilation_cache_dir", str(_CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 

@@ -10,7 +10,15 @@ from gradax.catalogue import Paper, register
 from gradax.optimizers import sam_gradient
 
 from ..axis import AxisName
-from ..rounds import Algorithm, add_correction, add_proximal, average, client_optimizer, local_steps
+from ..rounds import (
+    Algorithm,
+    add_correction,
+    add_proximal,
+    average,
+    client_optimizer,
+    local_steps,
+    skip_empty,
+)
 from ._dual import dual_correction, dual_server
 
 
@@ -99,6 +107,6 @@ def fedspeed(
     return Algorithm(
         client=dual_correction(steps, prox_weight, send_dual=not everybody),
         aggregate=average(axis_name, "uniform"),
-        server=dual_server() if everybody else optax.sgd(1.0),
+        server=skip_empty(dual_server()) if everybody else optax.sgd(1.0),
         axis_name=axis_name,
     )

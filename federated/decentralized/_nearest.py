@@ -56,7 +56,8 @@ def nearest_neighbor_average(
     where :math:`N_i` holds the :math:`r - f` nodes with the smallest Euclidean distance
     :math:`\|y_j - y_i\|` over all parameters; node :math:`i` itself always belongs to it, ties
     go to the lower number. Models with a value that is not finite are infinitely far, and
-    fewer are averaged if too few remain; a node whose own model is not finite keeps it.
+    fewer are averaged if too few remain; a node whose own model is not finite keeps it. Nodes
+    with the extra ``active=False`` are not heard.
 
     Up to ``f`` nodes may send anything. The theory asks for few of them (about a tenth),
     experiments bear almost a fifth. Distances and sums are made in float32 at least; every
@@ -120,13 +121,15 @@ def nearest_neighbor_average(
         # Under vmap the matrix is computed once for all nodes, each then takes its row.
         return rules.squared_distances(rows)[position]
 
-    def average(half, response_key, attack_key):
+    def average(half, active, response_key, attack_key):
         """The mean of the models nearest to ``half``, in the dtype of accumulation."""
         n, position = axis.size(axis_name), axis.index(axis_name)
         rows = axis.all_gather(half, axis_name)
         if attack is not None and f > 0:
             rows = with_lies(attack, rows, attack_key)
         finite = rules.finite_rows(rows)
+        if active is not None:  # who is absent sends nothing
+            finite &= axis.all_gather(active, axis_name)
         rows = rules.mask_rows(rows, finite)
         heard = finite
         if num_responses is not None:
@@ -148,14 +151,14 @@ def nearest_neighbor_average(
         own_key = fresh_key(who, key) if drawing else None
         return NearestNeighborState(own_key, jnp.zeros([], jnp.int32))
 
-    def update_fn(updates, state, params=None, **extra):
+    def update_fn(updates, state, params=None, *, active=None, **extra):
         del extra
         params = require_params(who, params)
         check_size(axis.size(axis_name))
         keys = jax.random.split(state.key, 3) if drawing else (None, None, None)
         half = jax.tree.map(lambda x, u: jnp.asarray(x + u, x.dtype), params, updates)
         if inexact_leaves(half):
-            means = average(half, keys[1], keys[2])
+            means = average(half, active, keys[1], keys[2])
             updates = jax.tree.map(_move, means, params, updates)
         heard_by = jnp.int32((num_responses or axis.size(axis_name)) - 1)
         return updates, NearestNeighborState(keys[0], heard_by)

@@ -28,16 +28,20 @@ class RoundState(NamedTuple):
 
     Attributes:
       count: ``int32[]``, number of rounds made.
+      key: this participant's random key; the round is folded in at use.
       client: this participant's state; of peers, also that of their aggregate.
       shared: the server's side, replicated; ``None`` for peers. Its random keys are common.
     """
 
     count: jax.Array  # type: ignore[assignment]  # hides tuple.count
+    key: jax.Array
     client: optax.OptState
     shared: SharedState | None
 
 
-def as_transformation(algorithm: Algorithm) -> optax.GradientTransformationExtraArgs:
+def as_transformation(
+    algorithm: Algorithm, key: jax.Array | int = 0
+) -> optax.GradientTransformationExtraArgs:
     """Turns an algorithm into a transformation whose ``update`` is one whole round.
 
     Call it inside ``jax.vmap(..., axis_name=...)``, ``jax.pmap`` or ``jax.shard_map``: every
@@ -47,11 +51,13 @@ def as_transformation(algorithm: Algorithm) -> optax.GradientTransformationExtra
 
     Args:
       algorithm: the algorithm; its ``axis_name`` is the axis of the call.
+      key: random key or seed; every participant draws its own numbers, other ones each round,
+        unless ``update`` is given another ``key``.
 
     Returns:
       A transformation with a :class:`RoundState`. Initialize the states of all participants
-      with :func:`init_participants`. A participant with ``active=False`` sends nothing and
-      keeps its state.
+      with :func:`init_participants`, which gives each a key of its own. A participant with
+      ``active=False`` sends nothing and keeps its state.
 
     Raises:
       ValueError: at trace time, if the axis is not bound.
@@ -77,12 +83,14 @@ def as_transformation(algorithm: Algorithm) -> optax.GradientTransformationExtra
         shared = None
         if algorithm.server is not None:
             shared = SharedState(algorithm.aggregate.init(params), algorithm.server.init(params))
-        return RoundState(jnp.zeros([], jnp.int32), client.init(params), shared)
+        own_key = jax.random.key(key) if isinstance(key, int) else jnp.array(key, copy=True)
+        return RoundState(jnp.zeros([], jnp.int32), own_key, client.init(params), shared)
 
     def update_fn(updates, state, params=None, *, active=None, **extras):
         active = jnp.array(True) if active is None else jnp.asarray(active)
         extras = {
             "round": state.count,
+            "key": jax.random.fold_in(state.key, state.count),
             "num_clients": axis.size(algorithm.axis_name),
             "num_active": axis.sum(active.astype(jnp.int32), algorithm.axis_name),
             **extras,
@@ -97,7 +105,7 @@ def as_transformation(algorithm: Algorithm) -> optax.GradientTransformationExtra
         else:
             out = jax.tree.map(lambda u: keep(u, jnp.zeros_like(u)), message)
             shared = None
-        return out, RoundState(optax.safe_increment(state.count), new_client, shared)
+        return out, RoundState(optax.safe_increment(state.count), state.key, new_client, shared)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

@@ -36,6 +36,11 @@ class Checkpoints:
         )
         self._manager = self._ocp.CheckpointManager(self._path, options=options)
 
+    @property
+    def exists(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return self._manager.latest_step() is not None
+
     def restore(self, like: SimState) -> tuple[SimState, list[dict[str, Any]]] | None:
         """Reads the newest checkpoint.
 

@@ -160,12 +160,18 @@ def simulate(
         placement=placement,
     )
     key = jax.random.key(key) if isinstance(key, numbers.Integral) else key
+    going_on = state is not None
     state = _start(engine, params, key, replicate, state)
     with contextlib.ExitStack() as stack:
         saved = None
         if checkpoint is not None:
             saved = Checkpoints(checkpoint, _description(engine, data, key, state))
             stack.callback(saved.close)
+            if going_on and saved.exists:
+                raise ValueError(
+                    f"simulate: give state= or a checkpoint= that holds a run, not both; "
+                    f"{os.fspath(checkpoint)!r} holds one."
+                )
         run = _Run(engine, data, evaluate, saved)
         return run.play(state, rounds, segment, progress, title)
 
@@ -238,7 +244,7 @@ class _Run:
                 seconds = (time.perf_counter() - began) / length
                 rows += self._rows(metrics, made, length, seconds, state)
                 made += length
-                rows[-1].update(_plain(jax.device_get(self._evaluate(state.params))))
+                _add_evaluation(rows[-1], jax.device_get(self._evaluate(state.params)))
                 if self._saved:
                     self._saved.save(state, rows)
                 report(made, _headline(rows[-1]))
@@ -266,7 +272,11 @@ class _Run:
             }
             if one["num_cut"]:
                 row["num_cut"] = int(one["num_cut"])
-            row |= {name: float(np.mean(values)) for name, values in lanes.items() if len(values)}
+            row |= {
+                name: float(np.mean(values, dtype=np.float64))
+                for name, values in lanes.items()
+                if len(values)
+            }
             rows.append(row)
         return rows
 
@@ -277,9 +287,12 @@ class _Run:
         return self._bytes
 
 
-def _plain(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Scalars as Python numbers, arrays as lists."""
-    return {name: np.asarray(value).tolist() for name, value in metrics.items()}
+def _add_evaluation(row: dict[str, Any], metrics: dict[str, Any]) -> None:
+    """Puts scalars as Python numbers and arrays as lists into a row of the history."""
+    taken = sorted(row.keys() & metrics.keys())
+    if taken:
+        raise ValueError(f"simulate: evaluate must not return {', '.join(taken)}; rename it.")
+    row.update({name: np.asarray(value).tolist() for name, value in metrics.items()})
 
 
 def _headline(row: dict[str, Any]) -> str:

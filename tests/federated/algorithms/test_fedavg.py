@@ -10,6 +10,7 @@ from gradax import federated
 from tests.federated.algorithms.toy import RATE, START, STEPS, play
 
 UNIFORM = federated.fedavg(RATE, weighting="uniform")
+BY_EXAMPLES = federated.fedavg(RATE)
 FOUR = (np.array([0.5, 1.0, 2.0, 4.0]), np.array([3.0, -1.0, 0.5, 2.0]))
 
 
@@ -46,9 +47,10 @@ def test_equal_clients_make_local_steps_in_common():
 @given(scale=st.floats(1e-3, 1e3))
 def test_only_the_ratios_of_weights_count(scale):
     weights = np.array([3.0, 1.0])
-    algorithm = federated.fedavg(RATE)
-    expected = play(algorithm, 3, weights=weights)[0]
-    np.testing.assert_allclose(play(algorithm, 3, weights=scale * weights)[0], expected, rtol=1e-12)
+    expected = play(BY_EXAMPLES, 3, weights=weights)[0]
+    np.testing.assert_allclose(
+        play(BY_EXAMPLES, 3, weights=scale * weights)[0], expected, rtol=1e-12
+    )
     by_hand = START + (3 * (1.81 - START) + (0.47 - START)) / 4
     np.testing.assert_allclose(expected[0], by_hand, rtol=1e-12)
 

@@ -37,6 +37,7 @@ def play(algorithm, rounds=1, steps=STEPS, problem=TWO, start=START, active=None
         player = _player(algorithm, steps)
         paths, states = player(h, a, weights, states, active.T, start)
         np.testing.assert_array_equal(paths, np.broadcast_to(paths[0], paths.shape))
+        states = states._replace(key=jax.random.key_data(states.key))
         return np.asarray(paths[0]), jax.tree.map(np.asarray, states)
 
 

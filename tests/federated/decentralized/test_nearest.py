@@ -241,3 +241,12 @@ def test_params_and_the_axis_are_required():
         tx.update(x, tx.init(x))
     with pytest.raises(ValueError, match="axis_name 'nodes' is not bound"):
         tx.update(x, tx.init(x), x)
+
+
+def test_who_is_absent_is_not_heard():
+    tx, x = federated.nearest_neighbor_average(0, "nodes"), jnp.array([0.0, 1.0, 2.0, 9.0])
+    active = jnp.array([True, True, True, False])
+    mix = lambda x, active: tx.update(jnp.zeros_like(x), tx.init(x), x, active=active)[0] + x
+    mixed = jax.vmap(mix, axis_name="nodes")(x, active)
+    np.testing.assert_allclose(mixed[:3], 1.0)
+    np.testing.assert_allclose(mixed[3], 9.0)

@@ -196,3 +196,23 @@ def test_an_unbound_axis_is_explained():
     tx = federated.as_transformation(federated.fedavg(0.1, axis_name="workers"))
     with pytest.raises(ValueError, match="axis_name 'workers' is not bound: call the update"):
         tx.update(jnp.zeros(2), tx.init(jnp.zeros(2)), jnp.zeros(2))
+
+
+def test_noise_in_local_steps_differs_between_rounds_and_participants():
+    steps = federated.local_steps(optax.chain(optax.add_noise(1.0, 0.0, key=0), optax.scale(1.0)))
+    algorithm = federated.peers(steps, axis_name="clients")
+    tx = federated.as_transformation(algorithm, key=3)
+    states = federated.init_participants(tx, jnp.zeros(()), jnp.arange(3))
+
+    @jax.jit
+    def play(states):
+        grad_fn = lambda x, batch: jnp.zeros_like(x)
+        update = lambda s: tx.update(
+            jnp.zeros(()), s, jnp.zeros(()), grad_fn=grad_fn, batches=jnp.zeros(1)
+        )
+        return jax.vmap(update, axis_name="clients")(states)
+
+    first, states = play(states)
+    second, _ = play(states)
+    drawn = np.concatenate([first, second])
+    assert len(np.unique(drawn)) == 6

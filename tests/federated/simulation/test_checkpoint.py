@@ -234,3 +234,9 @@ def test_a_checkpoint_of_another_program_is_refused(items, tmp_path):
     with pytest.raises(ValueError, match=r"cannot be read|belongs to another run"):
         run(tmp_path, 4)
     assert on_disk(tmp_path) == before
+
+
+def test_a_state_and_a_saved_run_contradict_each_other(tmp_path):
+    state = run(tmp_path, rounds=2).state
+    with pytest.raises(ValueError, match="not both"):
+        run(tmp_path, rounds=4, state=state)

@@ -291,3 +291,8 @@ def test_a_state_of_another_run_is_refused(field):
         engine_state = simulate(other[0], rounds=1, params=other[1], loss_fn=loss)
     with pytest.raises(ValueError, match=rf"state= is of another run; {field}"):
         simulate(federated.fedavg(0.1), PADDED, state=engine_state.state)
+
+
+def test_an_evaluation_may_not_hide_a_column():
+    with pytest.raises(ValueError, match="evaluate must not return loss, round"):
+        run(rounds=2, evaluate=lambda params: {"loss": 0.0, "round": 1, "mine": 2.0})

@@ -80,6 +80,50 @@ def test_ignores_the_size_and_follows_rotations(method, seed):
         np.testing.assert_allclose(run(matrix.T), run(matrix).T, atol=1e-12)
 
 
+def _one_by_one(matrix, triples):
+    """The iteration as it is written down, in float64."""
+    x = np.asarray(matrix, np.float64)
+    x = x / (np.linalg.norm(x) + 1e-7)
+    for a, b, c in triples:
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x
+
+
+@pytest.mark.parametrize("columns", [8, 12, 13, 40])
+@pytest.mark.parametrize("steps", [1, 2, 5, 6])
+def test_iterates_as_written_down_however_wide(columns, steps):
+    matrix, triple = _random(1, 8, columns), (3.4445, -4.7750, 2.0315)
+    with jax.enable_x64(True):
+        out = optimizers.orthogonalize(matrix, ns_steps=steps)
+    np.testing.assert_allclose(out, _one_by_one(matrix, [triple] * steps), atol=1e-12)
+
+
+SPECTRA = {f"condition 1e{k}": np.logspace(0, -k, 32) for k in range(7)} | {
+    "rank 4": np.repeat([1.0, 0.0], [4, 28]),
+    "one large": np.repeat([1.0, 1e-3], [1, 31]),
+}
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("triples", [[(3.4445, -4.7750, 2.0315)] * 5, [(1.5, -0.5, 0.0)] * 12])
+def test_wide_matrices_lose_no_accuracy(triples, dtype):
+    u, w, v = (_exact(_random(seed, 32, n)) for seed, n in ((1, 32), (2, 32), (3, 128)))
+    matrices = np.stack([(u * values) @ v for values in SPECTRA.values()])
+
+    def errors(x):
+        out = optimizers.orthogonalize(
+            jnp.asarray(x, jnp.float32), ns_coeffs=triples, ns_dtype=dtype
+        )
+        exact = np.stack([_one_by_one(matrix, triples) for matrix in x])
+        size = lambda y: np.linalg.norm(y, axis=(-2, -1))
+        return size(np.asarray(out, np.float64) - exact) / size(exact)
+
+    # Square matrices of the same spectra are iterated one step at a time.
+    square = np.stack([(u * values) @ w for values in SPECTRA.values()])
+    assert np.all(errors(matrices) <= 3 * errors(square))
+
+
 @pytest.mark.parametrize("preconditioning", ["frobenius", "spectral", "aol", "schatten"])
 def test_every_start_leads_to_an_orthogonal_matrix(preconditioning):
     matrix = _random(1, 4, 9)

@@ -1,0 +1,1 @@
+"""Small experiments from the papers, repeated with gradax; `python -m benchmarks.reproductions`."""
