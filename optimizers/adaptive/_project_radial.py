@@ -73,12 +73,13 @@ def _view(products, row_length, delta, eps):
 def _radial_multiple(w, g, u, delta, eps, channel_axis):
     """The multiple of ``w`` to take off ``u`` (broadcast over rows), and whether it is any."""
     dtype = jnp.promote_types(w.dtype, jnp.float32)
-    w, g, u = (x.astype(dtype) for x in (w, g, u))
+    # Without the first barrier XLA squares g once for Adam and this, and keeps it in memory;
+    # without the second it sums each product twice, and keeps it in memory for that.
+    w, g, u = (x.astype(dtype) for x in (w, jax.lax.optimization_barrier(g), u))
     channel_axis %= w.ndim
     row_axes = tuple(axis for axis in range(w.ndim) if axis != channel_axis)
     pairs = ((w, w), (g, g), (w, g), (w, u))
     rows = [jnp.sum(jnp.real(jnp.conj(a) * b), row_axes, keepdims=True) for a, b in pairs]
-    # Without the barrier XLA sums each product twice, and keeps it in memory for that.
     layer = [jnp.sum(row, keepdims=True) for row in jax.lax.optimization_barrier(rows)]
     by_channel, channel = _view(rows, w.size // w.shape[channel_axis], delta, eps)
     by_layer, whole = _view(layer, w.size, delta, eps)

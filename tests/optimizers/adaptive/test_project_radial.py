@@ -119,6 +119,22 @@ def test_complex_weights_count_as_pairs_of_real_ones():
     chex.assert_trees_all_close(as_reals(q), _step(tx, as_reals(g), as_reals(w)), atol=1e-6)
 
 
+def test_around_adam_a_step_keeps_one_array_more_than_adam():
+    w = jnp.ones((256, 512))
+    tx = optimizers.project_radial(optax.scale_by_adam())
+
+    def step(w, state, g):
+        updates, state = tx.update(g, state, w)
+        return optax.apply_updates(w, updates), state
+
+    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(w, tx.init(w), w).compile()
+    entry = compiled.as_text().partition("ENTRY")[2].splitlines()
+    made = [line for line in entry if " = f32[256,512]" in line and " parameter(" not in line]
+    # Both moments, the weights, and the direction, which is both summed up and used.
+    assert len(made) == 4
+    assert not [line for line in made if " copy(" in line]
+
+
 def test_hands_extra_arguments_on():
     def update(updates, state, params=None, *, value, **extra):
         del params, extra
