@@ -32,10 +32,10 @@ of loops and uses XLA's, gradax scans and uses one written as matrix products, s
 order of magnitude slower inside loops on CPU."""
 
 FLOWER = """\
-Wall time, since Flower's clients are processes. Both train one client per core at a time: Flower in
-a worker process per core, gradax on a `mesh` of one CPU device per core with `chunk` the number
-of cores. Flower's clients run the same JAX code, compiled once per worker: *step by step*, a call
-for every batch, as Flower's examples and FedJAX do, or *one scan* over all local steps, which
+Wall time, since Flower's clients are processes. Both use every core: Flower trains one client in a
+worker process per core, gradax spreads the cohort over a `mesh` of one CPU device per core, with
+its defaults. Flower's clients run the same JAX code, compiled once per worker: *step by step*, a
+call for every batch, as Flower's examples and FedJAX do, or *one scan* over all local steps, which
 leaves the simulator's own cost. Flower waits between its turns; starting it and its first turns
 are not counted."""
 
@@ -172,7 +172,7 @@ def against_flower(turns: int) -> None:
     report.peer_versions = environments.versions("flower", ("flwr", "ray", "jax", "jaxlib"))
     rounds, network = 4, _federated.mlp()
     flower = Flower(rounds, 2 * (turns + 1), judged=rounds * (turns + 1))
-    ours = simulation(network, rounds, turns + 1, mesh=mesh, chunk=cores)
+    ours = simulation(network, rounds, turns + 1, mesh=mesh)
     runs = {
         "gradax": ours.turn,
         "Flower, step by step": lambda: flower.turn("steps"),

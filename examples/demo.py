@@ -133,8 +133,8 @@ def simulate_nodes(dataset, rounds):
     honest = NODES - ATTACKERS
 
     def evaluate(params):
-        of_nodes = [jax.tree.map(lambda x, i=i: x[i], params) for i in range(0, honest, 5)]
-        return {"accuracy": jnp.min(jnp.array([accuracy(node, test) for node in of_nodes]))}
+        of_honest = jax.tree.map(lambda x: x[:honest], params)
+        return {"accuracy": jax.lax.map(lambda node: accuracy(node, test), of_honest).min()}
 
     results = {}
     for name, attack in ATTACKS.items():
@@ -194,10 +194,13 @@ def draw(path, curves, histories, nodes):
         heights = [nodes[rival, attack] for attack in ATTACKS]
         bars.bar(place + shift, heights, width=0.4, label=rival)
     bars.set_xticks(place, list(ATTACKS))
-    bars.set(title=f"{NODES} nodes, {ATTACKERS} attackers", ylabel="worst honest accuracy")
-    for ax in (one, rounds, megabytes, bars):
-        ax.grid(alpha=0.3)
+    title = f"{NODES} nodes, {ATTACKERS} attackers"
+    bars.set(title=title, ylabel="worst honest test accuracy", ylim=(0, 1.15))
+    for ax in (one, rounds, megabytes):
         ax.legend(loc="lower right")
+        ax.grid(alpha=0.3)
+    bars.legend(loc="upper center", ncols=2)
+    bars.grid(axis="y", alpha=0.3)
     figure.savefig(path, dpi=130)
 
 

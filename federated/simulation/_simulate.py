@@ -222,6 +222,7 @@ class _Run:
 
     def __init__(self, engine: Engine, data: ClientData, evaluate, saved: Checkpoints | None):
         self._engine, self._saved = engine, saved
+        data = engine.placement.lay_out(data)
         self._data = jax.device_put(data, engine.placement.of_data(data))
         self._evaluate: Callable = jax.jit(evaluate) if evaluate else lambda params: {}
         self._segment = jax.jit(self._scan, static_argnums=2, donate_argnums=0)
