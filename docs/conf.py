@@ -77,6 +77,8 @@ intersphinx_mapping = (
 
 html_theme = "sphinx_book_theme"
 html_title = "gradax"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_theme_options = {"show_navbar_depth": 1, "show_toc_level": 2, "home_page_in_toc": True}
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True

@@ -44,19 +44,25 @@ def readme() -> str:
 
 def markdown(package: str) -> str:
     """Everything that the catalogue knows of a package, with links into the reference."""
-    lines = [
-        "| method | room | kind | needs | what it is | paper |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
+    lines = ["| method | what it is | room and kind | paper |", "| --- | --- | --- | --- |"]
     for entry in catalogue.entries(package):
         name = f"{{py:obj}}`{entry.name} <{entry.public_name}>`"
-        kind = f"{entry.kind}, is `{entry.reexport_of}`" if entry.reexport_of else entry.kind
-        needs = ", ".join(f"`{extra}`" for extra in entry.needs) or "-"
-        room = f"[{entry.room}](api/{entry.room}.md)"
-        lines.append(
-            f"| {name} | {room} | {kind} | {needs} | {_plain(entry.summary)} | {_paper(entry)} |"
-        )
+        kind = f"[{entry.room}](api/{entry.room}.md), {entry.kind}"
+        if entry.reexport_of:
+            kind += f"; is `{entry.reexport_of}`"
+        if entry.needs:
+            kind += "; needs " + ", ".join(f"`{extra}`" for extra in entry.needs)
+        what, paper = _plain(entry.summary), _short_paper(entry)
+        lines.append(f"| {name} | {what} | {kind} | {paper} |")
     return "\n".join(lines)
+
+
+def _short_paper(entry: catalogue.Entry) -> str:
+    """Authors and year, which link to the paper and show its title."""
+    paper = entry.paper
+    text = f"{paper.authors}, {paper.year}"
+    title = paper.title.replace("|", r"\|").replace('"', "'")
+    return f'[{text}]({paper.link} "{title}")' if paper.link else text
 
 
 def _plain(summary: str) -> str:
