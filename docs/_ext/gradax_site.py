@@ -22,7 +22,8 @@ class Catalogue(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """Lets the page's own parser read the table."""
         self.env.note_dependency(catalogue.__file__)
-        return self.parse_text_to_nodes(methods_table.markdown(self.arguments[0]))
+        table = self.parse_text_to_nodes(methods_table.markdown(self.arguments[0]))
+        return [nodes.container("", *table, classes=["catalogue"])]
 
 
 def hide_tuple_fields(app, what, name, obj, skip, options):
