@@ -12,7 +12,16 @@ from gradax import _optional, federated
 from gradax._tasks import Task, classification
 from gradax.catalogue import Entry, get
 
-GRAPHS = ("complete", "ring", "star", "path", "torus", "exponential", "one_peer_exponential")
+GRAPHS = (
+    "complete",
+    "ring",
+    "star",
+    "path",
+    "torus",
+    "erdos_renyi",
+    "exponential",
+    "one_peer_exponential",
+)
 ATTACKS = {
     "sign_flip": federated.attacks.sign_flip,
     "foe": federated.attacks.inner_product,
@@ -106,7 +115,7 @@ def _build(entry: Entry, arguments: argparse.Namespace) -> Any:
     known = inspect.signature(entry.factory).parameters
     given: dict[str, Any] = {"learning_rate": arguments.learning_rate}
     if "mixing" in known:
-        given["mixing"] = _mixing(arguments.graph, arguments.clients)
+        given["mixing"] = _mixing(arguments.graph, arguments.clients, arguments.seed)
     if arguments.attackers or arguments.attack:
         given |= _dishonest(entry, known, arguments)
     given |= dict(_assignment(text) for text in arguments.set)
@@ -133,8 +142,11 @@ def _dishonest(entry: Entry, known: Any, arguments: argparse.Namespace) -> dict[
     return given
 
 
-def _mixing(graph: str, nodes: int) -> np.ndarray:
+def _mixing(graph: str, nodes: int, seed: int) -> np.ndarray:
     topology = federated.topology
+    if graph == "erdos_renyi":  # twice as dense as where graphs become connected
+        density = min(1.0, 2 * np.log(max(nodes, 2)) / nodes)
+        return topology.metropolis_weights(topology.erdos_renyi(nodes, density, seed))
     if graph == "torus":
         rows = max(k for k in range(1, int(nodes**0.5) + 1) if nodes % k == 0)
         return topology.metropolis_weights(topology.torus(rows, nodes // rows))

@@ -172,13 +172,13 @@ class Engine:
         key = jax.random.fold_in(state.key, state.round)
         draw_key, client_key = jax.random.split(key)
         draw, cohort_state = self._draw(state, draw_key)
-        shared, lanes = self._shared(state, draw), Lanes(draw.ids, draw.lane)
+        shared, lanes = self._shared(state, draw), self._lanes(draw)
         play = self._serve if self.algorithm.server else self._exchange
         changes, seen = play(state, data, lanes, shared, client_key)
         metrics = {
             "num_active": shared["num_active"],
             "num_cut": jnp.asarray(draw.num_cut, jnp.int32),
-            "lanes": {**seen, "active": draw.ids < self.num_clients},
+            "lanes": {**seen, "active": lanes.ids < self.num_clients},
         }
         after = state._replace(round=state.round + 1, cohort=cohort_state, **changes)
         return after, metrics
@@ -187,6 +187,14 @@ class Engine:
         if self.cohort is None:
             return Draw(jnp.arange(self.num_clients, dtype=jnp.int32)), state.cohort
         return self.cohort.draw(state.cohort, key, state.round)
+
+    def _lanes(self, draw: Draw) -> Lanes:
+        """Who sits where; peers in order, since row i of a mixing matrix is node i."""
+        lanes = Lanes(draw.ids, draw.lane)
+        if self.algorithm.server or self.cohort is None:
+            return lanes
+        order = jnp.argsort(lanes.ids)
+        return jax.tree.map(lambda x: x[order], lanes)
 
     def _shared(self, state, draw) -> dict[str, Any]:
         """Extras that are equal for all participants, and never batched."""

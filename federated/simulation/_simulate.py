@@ -83,7 +83,9 @@ def simulate(
       data: examples of all clients, for instance of ``gradax.federated.data.padded``.
       rounds: total number of rounds; a run that goes on stops when this many have been made.
       cohort: who takes part: a number of clients drawn uniformly each round, a :class:`Cohort`,
-        or ``None`` for everybody.
+        or ``None`` for everybody. Nodes without a server sit in the order of their numbers;
+        their rule must cope with who is absent (the extra ``active``), as
+        :func:`nearest_neighbor_average` does and :func:`gossip`, which needs everybody, does not.
       batch_size: examples per batch; ``None`` takes all of a client's examples in every step.
       num_steps: local steps of a round.
       num_epochs: instead of ``num_steps``, passes over each client's own data; clients with

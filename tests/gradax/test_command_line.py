@@ -39,6 +39,13 @@ def test_simulate_reports_and_draws(method, tmp_path, capsys):
     assert len(federated.History.from_json(history)) == 4
 
 
+@pytest.mark.parametrize("graph", ["torus", "erdos_renyi", "one_peer_exponential"])
+def test_simulate_knows_graphs(graph, capsys):
+    arguments = ["simulate", "decentralized_sgd", *SMALL, "--quiet", "--graph", graph]
+    assert main(arguments) == 0
+    assert "decentralized_sgd: test accuracy" in capsys.readouterr().out
+
+
 def test_simulate_takes_arguments_of_the_method(capsys):
     arguments = ["simulate", "fedavg", *SMALL, "--quiet", "--set", "weighting=uniform"]
     assert main(arguments) == 0

@@ -1,5 +1,6 @@
 """Peers: every node keeps its own parameters, and no server is there."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -130,3 +131,12 @@ def test_an_axis_that_is_not_the_nodes_is_explained():
         simulate(move_to_mean("clients"))
     named = federated.peers(move_to_mean("clients"), "clients")
     assert simulate(named, rounds=1).params["w"].shape == (NUM_CLIENTS, 3)
+
+
+def test_a_cohort_of_all_nodes_is_everybody_in_whatever_order_it_was_drawn():
+    topology = federated.topology
+    ring = topology.metropolis_weights(topology.ring(8))
+    tx = optax.chain(optax.sgd(0.1), federated.gossip(ring, "nodes"))
+    expected = simulate(tx, batch_size=None, num_steps=1)
+    drawn = simulate(tx, batch_size=None, num_steps=1, cohort=8)
+    chex.assert_trees_all_close(drawn.params, expected.params, rtol=1e-5)
