@@ -1,6 +1,8 @@
 """Docstrings, README, reference pages, notebooks: examples run, and nothing is left out."""
 
+import ast
 import doctest
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -78,7 +80,17 @@ def _is_ours(value, namespace):
     module = getattr(value, "__module__", "") or ""
     if hasattr(namespace, "__path__"):
         return module.startswith("gradax")
-    return module == namespace.__name__
+    shown = module.startswith("gradax") and value.__name__ in _shown_again(namespace)
+    return module == namespace.__name__ or shown
+
+
+@functools.cache
+def _shown_again(module):
+    """Names that a module imports in order to offer them: ``from ._x import y as y``."""
+    imports = [
+        n for n in ast.parse(inspect.getsource(module)).body if isinstance(n, ast.ImportFrom)
+    ]
+    return {alias.name for n in imports for alias in n.names if alias.name == alias.asname}
 
 
 def _is_reexport(value, namespace):
