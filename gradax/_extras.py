@@ -19,6 +19,11 @@ MEANING: dict[str, str] = {
     "per_example_grads": "gradients like params with a leading example axis",
     "per_example_value_fn": "a function of params that returns the losses of single examples",
     "per_example_grad_fn": "a function of params that returns the gradients of single examples",
+    "half_grads": "gradients of the two halves of the batch, a pair of trees like params, "
+    "or a function of params that returns it",
+    "margins": "the margins y f(x) of the examples, an array",
+    "block_hessian_fn": "a function of params and indices of the ravelled tree that returns the "
+    "Hessian's block",
     "anchor": "the parameters at the start of the round, a tree like params",
     "weight": "this participant's weight, a scalar such as its number of examples",
     "active": "whether this participant takes part in the round, a boolean scalar",

@@ -27,8 +27,10 @@ def make_step(
     The step computes :math:`\ell(w)` and :math:`\nabla \ell(w)` on the batch, calls
     ``tx.update`` with ``value``, ``grad``, ``value_fn``, ``grad_fn``, ``per_example_value_fn``
     and ``per_example_grad_fn``, and adds the update to the parameters. The arrays
-    ``per_example_values`` and ``per_example_grads`` are computed only if the transformation
-    asks for them. Closures cost nothing unless they are called.
+    ``per_example_values`` and ``per_example_grads``, and the function ``half_grads``, are made
+    only if the transformation asks for them. Closures cost nothing unless they are called. Any
+    other extra, such as the ``margins`` of a classifier, is taken from the ``aux`` of the loss
+    if that is a dictionary with an entry of this name.
 
     Args:
       loss_fn: ``loss_fn(params, batch)``, returns the scalar mean loss of the batch, or
@@ -41,7 +43,7 @@ def make_step(
     Returns:
       ``step(params, opt_state, batch) -> (params, opt_state, metrics)`` with
       ``metrics["loss"]``, and ``metrics["aux"]`` if the loss returns one. Per-example extras
-      slice the leading axis of every leaf of ``batch``.
+      and halves slice the leading axis of every leaf of ``batch``.
 
     Raises:
       TypeError: if ``loss_fn`` is not callable or ``tx`` is no gradient transformation.
@@ -67,7 +69,8 @@ def make_step(
         loss, has_aux = _with_aux(loss_fn, params, batch)
         (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(params, batch)
         extras = _closures(loss, batch) | {"value": value, "grad": grads}
-        updates, opt_state = _update(tx, grads, opt_state, params, extras)
+        on_demand = _on_demand(loss, params, batch, aux)
+        updates, opt_state = _update(tx, grads, opt_state, params, extras, on_demand)
         metrics = {"loss": value} | ({"aux": aux} if has_aux else {})
         return optax.apply_updates(params, updates), opt_state, metrics
 
@@ -103,6 +106,31 @@ def _closures(loss, batch) -> dict[str, Any]:
     }
 
 
+def _on_demand(loss, params, batch, aux) -> dict[str, Callable[[], Any]]:
+    """Extras that cost something to make, and those that only the loss can know."""
+    own = aux if isinstance(aux, dict) else {}
+    closures = _closures(loss, batch)
+
+    def half_grads():
+        return lambda params: tuple(_closures(loss, x)["grad_fn"](params) for x in _halves(batch))
+
+    return {name: lambda name=name: own[name] for name in own} | {
+        "per_example_values": lambda: closures["per_example_value_fn"](params),
+        "per_example_grads": lambda: closures["per_example_grad_fn"](params),
+        "half_grads": half_grads,
+    }
+
+
+def _halves(batch):
+    size = len(jax.tree.leaves(batch)[0])
+    if size < 2:
+        raise ValueError(f"make_step: batch must have two examples to be halved, got {size}.")
+    middle = size // 2
+    return [
+        jax.tree.map(lambda x, at=at: x[at], batch) for at in (slice(middle), slice(middle, None))
+    ]
+
+
 def _accepted(update, extras: dict[str, Any]) -> dict[str, Any]:
     """Leaves out what an ``update`` without ``**extra_args`` would refuse."""
     parameters = inspect.signature(update).parameters
@@ -111,12 +139,8 @@ def _accepted(update, extras: dict[str, Any]) -> dict[str, Any]:
     return {name: extra for name, extra in extras.items() if name in parameters}
 
 
-def _update(tx, grads, state, params, extras):
+def _update(tx, grads, state, params, extras, on_demand):
     """Calls ``tx.update``; computes an expensive extra only after it has been asked for."""
-    on_demand = {
-        "per_example_values": lambda: extras["per_example_value_fn"](params),
-        "per_example_grads": lambda: extras["per_example_grad_fn"](params),
-    }
     while True:
         try:
             return tx.update(grads, state, params, **_accepted(tx.update, extras))

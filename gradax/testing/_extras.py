@@ -42,6 +42,11 @@ class At:
         """The loss as a function of the model's outputs, which are the parameters themselves."""
         return self.loss(ravel_pytree(self.params)[1](outputs))
 
+    def block_hessian(self, params: Any, indices: jax.Array) -> jax.Array:
+        """Rows and columns ``indices`` of the Hessian of the ravelled tree."""
+        flat, unravel = ravel_pytree(params)
+        return jax.hessian(lambda x: self.loss(unravel(x)))(flat)[jnp.ix_(indices, indices)]
+
 
 #: Extra argument -> how to make it. A new extra is one line here.
 SUPPLIERS: dict[str, Callable[[At], Any]] = {
@@ -57,6 +62,7 @@ SUPPLIERS: dict[str, Callable[[At], Any]] = {
     "per_example_value_fn": lambda at: at.examples(at.loss),
     "per_example_grad_fn": lambda at: at.examples(at.grad_fn),
     "half_grads": lambda at: (at.grads, at.grads),
+    "block_hessian_fn": lambda at: at.block_hessian,
     "model_fn": lambda at: lambda params: ravel_pytree(params)[0],
     "output_loss_fn": lambda at: at.outputs_loss,
     "constraint_fn": lambda at: lambda params: at.loss(params) - 1.0,

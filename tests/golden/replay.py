@@ -13,10 +13,7 @@ FOLDER = pathlib.Path(__file__).parent
 if str(FOLDER) not in sys.path:  # the replays are modules beside this one, not a package
     sys.path.insert(0, str(FOLDER))
 
-_PARTS = [
-    importlib.import_module(f"replays_{part}")
-    for part in ("decentralized", "federated", "optimizers", "schedules")
-]
+_PARTS = [importlib.import_module(path.stem) for path in sorted(FOLDER.glob("replays_*.py"))]
 
 REPLAYS: dict[str, Callable[[dict], dict]] = {}
 TOLERANCES: dict[str, float | Callable[[dict], float]] = {}

@@ -149,6 +149,26 @@ def test_computes_per_example_gradients_only_on_demand():
     assert count_traces(asked) == count_traces(optax.sgd(0.1)) + 1
 
 
+def test_half_grads_are_those_of_the_two_halves():
+    step = gradax.make_step(loss_fn, asking("half_grads", (jnp.zeros(2), jnp.zeros(2))))
+    _, state, _ = step(jnp.zeros(2), (jnp.zeros(2), jnp.zeros(2)), BATCH)
+    for half, rows in zip(state, (slice(0, 2), slice(2, 4)), strict=True):
+        expected = jax.grad(loss_fn)(jnp.zeros(2), {name: x[rows] for name, x in BATCH.items()})
+        chex.assert_trees_all_close(half, expected, rtol=1e-6)
+
+
+def test_one_example_cannot_be_halved():
+    step = gradax.make_step(loss_fn, asking("half_grads", ()))
+    with pytest.raises(ValueError, match=r"batch must have two examples to be halved, got 1"):
+        step(jnp.zeros(2), (), {name: x[:1] for name, x in BATCH.items()})
+
+
+def test_takes_other_extras_from_what_the_loss_returns_beside_its_value():
+    step = gradax.make_step(loss_with_aux, asking("residual", jnp.zeros(4)))
+    _, state, metrics = step(jnp.zeros(2), jnp.zeros(4), BATCH)
+    chex.assert_trees_all_equal(state, metrics["aux"]["residual"])
+
+
 def test_donates_only_when_asked():
     tx = optax.adam(0.1)
     for donate in (False, True):
