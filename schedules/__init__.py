@@ -1,5 +1,8 @@
 """Schedules: learning rates, batch sizes and data sampling that listen to training."""
 
+from ._protocols import Bandit as Bandit
+from ._protocols import Controller as Controller
+from ._protocols import Sampler as Sampler
 from .learning_rate import GradientNormsState as GradientNormsState
 from .learning_rate import current_learning_rate as current_learning_rate
 from .learning_rate import epochs as epochs

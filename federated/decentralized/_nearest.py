@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradax import _validate, catalogue
+from gradax import _keys, _validate, catalogue
 from gradax._extras import require_params
 
 from .. import axis
 from ..robust import rules
-from ..robust._inject import draws, fresh_key
+from ..robust._inject import draws
 from ..robust._rows import append_copies, check_faulty, count_rows, inexact_leaves, widen
 from ._mixing import accumulator_dtype, is_inexact
 
@@ -103,7 +103,7 @@ def nearest_neighbor_average(
     lying_at_random = attack is not None and draws(attack)
     drawing = num_responses is not None or lying_at_random
     if drawing:
-        fresh_key(who, key)
+        _keys.as_key(who, key)
 
     def check_size(n):
         check_faulty(who, f, n)
@@ -148,7 +148,7 @@ def nearest_neighbor_average(
 
     def init_fn(params):
         del params
-        own_key = fresh_key(who, key) if drawing else None
+        own_key = _keys.as_key(who, key) if drawing else None
         return NearestNeighborState(own_key, jnp.zeros([], jnp.int32))
 
     def update_fn(updates, state, params=None, *, active=None, **extra):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from gradax import _validate, catalogue
+from gradax import _keys, _validate, catalogue
 from gradax._extras import require_params
 
 from .. import axis
@@ -24,13 +24,6 @@ class InjectAttackState(NamedTuple):
     """
 
     shared_key: jax.Array | None
-
-
-def fresh_key(who: str, key: jax.Array | int | None) -> jax.Array:
-    """A key of its own for a state, from a seed or a key that the caller keeps."""
-    if key is None:
-        raise ValueError(f"{who}: key must be a JAX key or an integer, since numbers are drawn.")
-    return jax.random.key(key) if isinstance(key, int) else jnp.array(key, copy=True)
 
 
 def draws(attack: Callable[..., Any]) -> bool:
@@ -99,7 +92,7 @@ def inject_attack(
     axis.names(axis_name)
     drawing = draws(attack)
     if drawing:
-        fresh_key("inject_attack", key)
+        _keys.as_key("inject_attack", key)
 
     def lie(messages, key):
         """The attackers' vector, and the next key."""
@@ -117,7 +110,7 @@ def inject_attack(
 
     def init_fn(params):
         del params
-        return InjectAttackState(fresh_key("inject_attack", key) if drawing else None)
+        return InjectAttackState(_keys.as_key("inject_attack", key) if drawing else None)
 
     def update_fn(updates, state, params=None, **extra):
         del extra

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from gradax import _keys
+
 from .. import axis
 from ._algorithm import Algorithm, common
 from ._wire import published
@@ -83,7 +85,7 @@ def as_transformation(
         shared = None
         if algorithm.server is not None:
             shared = SharedState(algorithm.aggregate.init(params), algorithm.server.init(params))
-        own_key = jax.random.key(key) if isinstance(key, int) else jnp.array(key, copy=True)
+        own_key = _keys.as_key("as_transformation", key)
         return RoundState(jnp.zeros([], jnp.int32), own_key, client.init(params), shared)
 
     def update_fn(updates, state, params=None, *, active=None, **extras):

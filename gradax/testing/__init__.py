@@ -17,6 +17,14 @@ from gradax.testing._battery import peer_specs as peer_specs
 from gradax.testing._battery import subject as subject
 from gradax.testing._extras import SUPPLIERS as SUPPLIERS
 from gradax.testing._extras import At as At
+from gradax.testing._forms import FORM_CHECKS as FORM_CHECKS
+from gradax.testing._forms import OBSERVATIONS as OBSERVATIONS
+from gradax.testing._forms import FormCell as FormCell
+from gradax.testing._forms import FormCheck as FormCheck
+from gradax.testing._forms import check_form as check_form
+from gradax.testing._forms import form_cells as form_cells
+from gradax.testing._forms import form_of as form_of
+from gradax.testing._forms import made as made
 from gradax.testing._registry import CHECKS as CHECKS
 from gradax.testing._registry import Check as Check
 from gradax.testing._subject import Subject as Subject

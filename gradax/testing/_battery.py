@@ -19,9 +19,9 @@ class ConformanceError(AssertionError):
       failures: name of the check -> what it raised.
     """
 
-    def __init__(self, failures: Mapping[str, Exception]):
+    def __init__(self, failures: Mapping[str, Exception], checks: Mapping[str, Any] = CHECKS):
         lines = [
-            f"  {name} ({CHECKS[name].summary}):\n    {_first_lines(error)}"
+            f"  {name} ({checks[name].summary}):\n    {_first_lines(error)}"
             for name, error in failures.items()
         ]
         super().__init__(f"{len(failures)} failed\n" + "\n".join(lines))
