@@ -38,6 +38,7 @@ from .robust import attacks as attacks
 from .robust import inject_attack as inject_attack
 from .robust import rules as rules
 from .rounds import Algorithm as Algorithm
+from .rounds import ClientCurriculumState as ClientCurriculumState
 from .rounds import Cohort as Cohort
 from .rounds import Draw as Draw
 from .rounds import LocalResult as LocalResult
@@ -48,6 +49,7 @@ from .rounds import add_correction as add_correction
 from .rounds import add_proximal as add_proximal
 from .rounds import as_transformation as as_transformation
 from .rounds import average as average
+from .rounds import client_curriculum as client_curriculum
 from .rounds import communication_bytes as communication_bytes
 from .rounds import init_participants as init_participants
 from .rounds import local_steps as local_steps

@@ -21,6 +21,7 @@ MEANING: dict[str, str] = {
     "per_example_grad_fn": "a function of params that returns the gradients of single examples",
     "half_grads": "gradients of the two halves of the batch, a pair of trees like params, "
     "or a function of params that returns it",
+    "task": "the number of the task that the gradient belongs to, an integer scalar",
     "margins": "the margins y f(x) of the examples, an array",
     "block_hessian_fn": "a function of params and indices of the ravelled tree that returns the "
     "Hessian's block",

@@ -8,6 +8,10 @@ import numbers
 from collections.abc import Iterable
 from typing import Any
 
+import jax
+import numpy as np
+import optax
+
 
 def interval(who: str, name: str, value: Any, allowed: str) -> None:
     """Raises unless a number lies in an interval written as mathematics writes it.
@@ -82,14 +86,34 @@ def one_of(who: str, name: str, value: Any, options: Iterable[Any]) -> None:
 
 
 def learning_rate(who: str, value: Any, name: str = "learning_rate") -> None:
-    """Raises if a learning rate is a negative or non-finite number; schedules pass.
+    """Raises unless a learning rate is a finite number >= 0, an array or a schedule.
+
+    Controllers, samplers, bandits and stateful schedules are none of these: optax would call
+    the last with the count in place of their state.
 
     Args:
       who: public name of the factory.
-      value: a number, an array or a schedule.
+      value: what was given.
       name: name of the argument.
 
     Raises:
-      ValueError: if ``value`` is a Python number below zero, infinite or NaN.
+      ValueError: if ``value`` is a Python number below zero, infinite or NaN, a stateful
+        schedule, or neither number nor array nor callable.
+
+    Examples:
+      >>> learning_rate("adamp", None)
+      Traceback (most recent call last):
+      ValueError: adamp: learning_rate must be a number, an array or a function of the count, \
+got None.
     """
+    if isinstance(value, optax.schedules.StatefulSchedule):
+        raise ValueError(
+            f"{who}: {name} must not be a stateful schedule, got {type(value).__name__}; pass it "
+            f"through optax.inject_hyperparams."
+        )
+    is_number = isinstance(value, numbers.Real | np.ndarray | np.generic | jax.Array)
+    if not (is_number or hasattr(value, "__jax_array__") or callable(value)):
+        raise ValueError(
+            f"{who}: {name} must be a number, an array or a function of the count, got {value!r}."
+        )
     interval(who, name, value, "[0, inf)")

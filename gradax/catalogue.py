@@ -45,7 +45,7 @@ class Paper:
 
     Attributes:
       title: title of the paper or write-up.
-      authors: surnames, as in ``"Dubey et al."``.
+      authors: surnames, as in ``"Dubey et al."`` or ``"Pan and Li"``.
       year: of the first public version.
       arxiv: arXiv identifier, if there is one.
       url: where to read it when there is no arXiv identifier.
@@ -245,9 +245,9 @@ def get(name: str) -> Entry:
 
     Examples:
       >>> from gradax import catalogue
-      >>> catalogue.get("difgrad")
+      >>> catalogue.get("adabelif")
       Traceback (most recent call last):
-      ValueError: no method 'difgrad' in the catalogue; did you mean 'diffgrad'?
+      ValueError: no method 'adabelif' in the catalogue; did you mean 'adabelief'?
     """
     import gradax  # noqa: F401  (registers everything)
 

@@ -1,16 +1,15 @@
 """A training step that supplies every extra argument a transformation may ask for."""
 
-import inspect
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import jax
 import optax
 
-from gradax._extras import MissingExtraError
+from gradax import _step
 
-Batch: TypeAlias = Any
-LossFn: TypeAlias = Callable[[optax.Params, Batch], Any]
+Batch: TypeAlias = _step.Batch
+LossFn: TypeAlias = _step.LossFn
 Step: TypeAlias = Callable[
     [optax.Params, optax.OptState, Batch], tuple[optax.Params, optax.OptState, dict[str, Any]]
 ]
@@ -59,44 +58,27 @@ def make_step(
       >>> bool(metrics["loss"] < 1e-2)
       True
     """
-    if not callable(loss_fn):
-        raise TypeError(f"make_step: loss_fn must be callable, got {loss_fn!r}.")
-    if not isinstance(tx, optax.GradientTransformation):
-        raise TypeError(f"make_step: tx must be an optax.GradientTransformation, got {tx!r}.")
+    _step.check_arguments("make_step", loss_fn, tx)
     tx = optax.with_extra_args_support(tx)
 
     def step(params, opt_state, batch):
-        loss, has_aux = _with_aux(loss_fn, params, batch)
+        loss, has_aux = _step.with_aux(loss_fn, params, batch)
         (value, aux), grads = jax.value_and_grad(loss, has_aux=True)(params, batch)
         extras = _closures(loss, batch) | {"value": value, "grad": grads}
         on_demand = _on_demand(loss, params, batch, aux)
-        updates, opt_state = _update(tx, grads, opt_state, params, extras, on_demand)
+        updates, opt_state = _step.update(tx, grads, opt_state, params, extras, on_demand)
         metrics = {"loss": value} | ({"aux": aux} if has_aux else {})
         return optax.apply_updates(params, updates), opt_state, metrics
 
     return jax.jit(step, donate_argnums=(0, 1) if donate else ())
 
 
-def _with_aux(loss_fn, params, batch):
-    """Brings a loss into the form that returns ``(value, aux)``; says whether it had one."""
-    shape = jax.eval_shape(loss_fn, params, batch)
-    if isinstance(shape, tuple):
-        return loss_fn, True
-    return (lambda params, batch: (loss_fn(params, batch), None)), False
-
-
 def _closures(loss, batch) -> dict[str, Any]:
     mean = lambda params, batch: loss(params, batch)[0]
-    single = lambda example: jax.tree.map(lambda leaf: leaf[None], example)
-    of_example = lambda params, example: mean(params, single(example))
-
-    # optax's line searches hand all extras on to value_fn, and insist that it takes them.
-    def value_fn(params, *, grad_fn=None, per_example_value_fn=None, per_example_grad_fn=None):
-        del grad_fn, per_example_value_fn, per_example_grad_fn
-        return mean(params, batch)
+    of_example = lambda params, example: mean(params, _step.single(example))
 
     return {
-        "value_fn": value_fn,
+        "value_fn": _step.line_searchable(lambda params: mean(params, batch)),
         # optax's SAM passes a second positional argument.
         "grad_fn": lambda params, *_: jax.grad(mean)(params, batch),
         "per_example_value_fn": lambda params: jax.vmap(of_example, (None, 0))(params, batch),
@@ -112,39 +94,12 @@ def _on_demand(loss, params, batch, aux) -> dict[str, Callable[[], Any]]:
     closures = _closures(loss, batch)
 
     def half_grads():
-        return lambda params: tuple(_closures(loss, x)["grad_fn"](params) for x in _halves(batch))
+        return lambda params: tuple(
+            _closures(loss, x)["grad_fn"](params) for x in _step.halves("make_step", batch)
+        )
 
     return {name: lambda name=name: own[name] for name in own} | {
         "per_example_values": lambda: closures["per_example_value_fn"](params),
         "per_example_grads": lambda: closures["per_example_grad_fn"](params),
         "half_grads": half_grads,
     }
-
-
-def _halves(batch):
-    size = len(jax.tree.leaves(batch)[0])
-    if size < 2:
-        raise ValueError(f"make_step: batch must have two examples to be halved, got {size}.")
-    middle = size // 2
-    return [
-        jax.tree.map(lambda x, at=at: x[at], batch) for at in (slice(middle), slice(middle, None))
-    ]
-
-
-def _accepted(update, extras: dict[str, Any]) -> dict[str, Any]:
-    """Leaves out what an ``update`` without ``**extra_args`` would refuse."""
-    parameters = inspect.signature(update).parameters
-    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
-        return extras
-    return {name: extra for name, extra in extras.items() if name in parameters}
-
-
-def _update(tx, grads, state, params, extras, on_demand):
-    """Calls ``tx.update``; computes an expensive extra only after it has been asked for."""
-    while True:
-        try:
-            return tx.update(grads, state, params, **_accepted(tx.update, extras))
-        except MissingExtraError as error:
-            if error.extra in extras or error.extra not in on_demand:
-                raise
-            extras = extras | {error.extra: on_demand[error.extra]()}

@@ -3,8 +3,11 @@
 import os
 import pathlib
 
+# Tests compile much and run little: LLVM's optimization costs more than it saves. What XLA itself
+# does to a program, fusions and copies for instance, stays as it is.
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
 )
 
 import chex
@@ -22,3 +25,10 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 def _fresh_trace_counter():
     """chex counts traces per function name, for the whole process."""
     chex.clear_trace_counter()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_compiled_functions():
+    """Compiled functions of thousands of tests would fill the memory."""
+    yield
+    jax.clear_caches()

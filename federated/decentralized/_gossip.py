@@ -10,10 +10,11 @@ import optax
 
 from gradax import _validate, catalogue
 from gradax._extras import require_params
+from gradax._wide import widen
 
 from .. import axis
 from . import topology
-from ._mixing import accumulator_dtype, is_inexact, make_mix, make_receivers
+from ._mixing import is_inexact, make_mix, make_receivers
 
 _PAPER = catalogue.Paper(
     title="Can Decentralized Algorithms Outperform Centralized Algorithms? A Case Study for "
@@ -127,7 +128,7 @@ def gossip(
     def to_update(mixed, value, update):
         if not is_inexact(value):
             return update.astype(value.dtype)
-        moved = mixed - value.astype(accumulator_dtype(value))
+        moved = mixed - widen(value)
         return (moved if order == "atc" else moved + update).astype(value.dtype)
 
     def mixing_update(updates, params, t):

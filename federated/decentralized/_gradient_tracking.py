@@ -8,15 +8,16 @@ import numpy.typing as npt
 import optax
 
 from gradax import _validate, catalogue
+from gradax._wide import widen
 
 from .. import axis
 from . import topology
 from ._gossip import _RING, gossip
-from ._mixing import accumulator_dtype, is_inexact, make_mix, make_receivers
+from ._mixing import is_inexact, make_mix, make_receivers
 
 _PAPER = catalogue.Paper(
     title="Achieving Geometric Convergence for Distributed Optimization over Time-Varying Graphs",
-    authors="Nedic, Olshevsky and Shi",
+    authors="Nedic et al.",
     year=2016,
     arxiv="1607.03218",
 )
@@ -88,8 +89,7 @@ def scale_by_gradient_tracking(
     def track(mixed, tracker, grad, previous):
         if not is_inexact(tracker):
             return grad
-        wide = accumulator_dtype(tracker)
-        return (mixed + grad.astype(wide) - previous.astype(wide)).astype(tracker.dtype)
+        return (mixed + widen(grad) - widen(previous)).astype(tracker.dtype)
 
     def init_fn(params):
         return GradientTrackingState(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradax import _validate
+from gradax._wide import wide
 
 from .. import axis
 from . import topology
@@ -19,11 +20,6 @@ Mix = Callable[[Any, jax.Array], Any]
 def is_inexact(leaf: Any) -> bool:
     """Whether a leaf takes part in mixing; integers pass through."""
     return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
-
-
-def accumulator_dtype(leaf: Any) -> jnp.dtype:
-    """The dtype in which values like the leaf are added up: float32 at least."""
-    return jnp.promote_types(jnp.result_type(leaf), jnp.float32)
 
 
 def make_receivers(
@@ -106,9 +102,9 @@ def _gather_mix(who, matrices, axis_name):
         row = matrix[axis.index(axis_name)]
 
         def mix_leaf(leaf):
-            wide = accumulator_dtype(leaf)
-            rows = axis.all_gather(leaf, axis_name).astype(wide)
-            return axis.contract(row.astype(jnp.finfo(wide).dtype), rows)
+            dtype = wide(jnp.result_type(leaf))
+            rows = axis.all_gather(leaf, axis_name).astype(dtype)
+            return axis.contract(row.astype(jnp.finfo(dtype).dtype), rows)
 
         return _on_inexact(mix_leaf, tree)
 
@@ -121,12 +117,12 @@ def _permute_mix(who, matrices, axis_name, steps):
     shares = [_offsets(who, matrix) for matrix in matrices]
 
     def apply_once(leaf, shares_of_step):
-        wide = accumulator_dtype(leaf)
-        total = jnp.zeros(jnp.shape(leaf), wide)
+        dtype = wide(jnp.result_type(leaf))
+        total = jnp.zeros(jnp.shape(leaf), dtype)
         for offset, share in shares_of_step:
             pairs = [((node + offset) % nodes, node) for node in range(nodes)]
             received = axis.permute(leaf, axis_name, pairs) if offset else leaf
-            total = total + share * received.astype(wide)
+            total = total + share * received.astype(dtype)
         return total
 
     def mix_leaf(leaf, shares_of_step):

@@ -9,12 +9,13 @@ import optax
 
 from gradax import _keys, _validate, catalogue
 from gradax._extras import require_params
+from gradax._wide import widen
 
 from .. import axis
 from ..robust import rules
 from ..robust._inject import draws
-from ..robust._rows import append_copies, check_faulty, count_rows, inexact_leaves, widen
-from ._mixing import accumulator_dtype, is_inexact
+from ..robust._rows import append_copies, check_faulty, count_rows, inexact_leaves
+from ._mixing import is_inexact
 
 PAPER = catalogue.Paper(
     title="Robust Collaborative Learning with Linear Gradient Overhead",
@@ -140,9 +141,9 @@ def nearest_neighbor_average(
         def of_leaf(stack, own):
             if not is_inexact(own):
                 return own
-            wide = accumulator_dtype(own)
-            mean = axis.contract(weights.astype(jnp.finfo(wide).dtype), stack.astype(wide))
-            return jnp.where(finite[position], mean, own.astype(wide))
+            own = widen(own)
+            mean = axis.contract(weights.astype(jnp.finfo(own.dtype).dtype), widen(stack))
+            return jnp.where(finite[position], mean, own)
 
         return jax.tree.map(of_leaf, rows, half)
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from gradax import _validate
+from gradax._wide import widen
 
 from .. import axis
 
@@ -53,11 +54,6 @@ def inexact_leaves(tree: Any) -> list[jax.Array]:
     """Lists the floating and complex leaves; integers take no part in distances."""
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
     return [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-
-
-def widen(leaf: jax.Array) -> jax.Array:
-    """Casts to the dtype in which sums are made: float32 at least."""
-    return leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))
 
 
 def mean_of_leaf(leaf: jax.Array) -> jax.Array:

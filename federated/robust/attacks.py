@@ -19,9 +19,10 @@ import jax
 import jax.numpy as jnp
 
 from gradax import _validate
+from gradax._wide import widen
 
 from . import rules
-from ._rows import append_copies, count_rows, inexact_leaves, mean_of_rows, widen
+from ._rows import append_copies, count_rows, inexact_leaves, mean_of_rows
 
 
 def sign_flip(honest: Any) -> Any:

@@ -17,7 +17,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ._rows import check_faulty, count_rows, inexact_leaves, mean_of_leaf, widen
+from gradax._wide import widen
+
+from ._rows import check_faulty, count_rows, inexact_leaves, mean_of_leaf
 
 
 def mean(rows: Any, f: int = 0) -> Any:

@@ -4,6 +4,8 @@ from ._algorithm import Algorithm as Algorithm
 from ._algorithm import SumAggregate as SumAggregate
 from ._algorithm import peers as peers
 from ._average import average as average
+from ._client_curriculum import ClientCurriculumState as ClientCurriculumState
+from ._client_curriculum import client_curriculum as client_curriculum
 from ._client_optimizer import client_optimizer as client_optimizer
 from ._client_optimizer import scale_by_round_rate as scale_by_round_rate
 from ._cohort import Cohort as Cohort

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from gradax import _validate
+from gradax._wide import widen
 from gradax.catalogue import Paper, register
 
 from ..axis import AxisName
@@ -71,9 +72,8 @@ def average(
         del extras
         # The sum of many messages overflows float16 and is rough in bfloat16: it stays wide until
         # it is divided. Empty leaves remember the dtypes.
-        wide = lambda x: jnp.asarray(x, jnp.promote_types(jnp.result_type(x), jnp.float32))
         dtype_of = lambda x: jnp.zeros(0, jnp.result_type(x, float))
-        values = jax.tree.map(wide, message), jax.tree.map(dtype_of, message)
+        values = jax.tree.map(widen, message), jax.tree.map(dtype_of, message)
         return (1.0 if weight is None or weighting == "uniform" else weight), values
 
     def finish(total, weight, state, params=None, **extras):

@@ -22,12 +22,14 @@ class Draw(NamedTuple):
       lane: extras for each lane, leaves ``[size, ...]`` (such as ``weight``).
       shared: extras for all, never batched.
       num_cut: ``int32[]``, drawn clients for which there was no room.
+      num_scored: ``int32[]``, clients that received the parameters and reported their loss.
     """
 
     ids: jax.Array
     lane: dict[str, Any] = {}  # noqa: RUF012  (a NamedTuple default, never mutated)
     shared: dict[str, Any] = {}  # noqa: RUF012
     num_cut: jax.Array | int = 0
+    num_scored: jax.Array | int = 0
 
 
 class Cohort(NamedTuple):
@@ -38,12 +40,16 @@ class Cohort(NamedTuple):
       num_clients: number of clients it draws from.
       init: ``init() -> state``, a pytree that is saved with the run.
       draw: ``draw(state, key, round) -> (Draw, state)``, pure.
+      uses_losses: whether ``draw`` takes the keyword ``losses_fn`` too: a function without
+        arguments that returns ``float[num_clients]``, the mean loss of every client's examples
+        under the common parameters. It costs a pass over all data where it is called.
     """
 
     size: int
     num_clients: int
     init: Callable[[], Any]
-    draw: Callable[[Any, jax.Array, jax.Array], tuple[Draw, Any]]
+    draw: Callable[..., tuple[Draw, Any]]
+    uses_losses: bool = False
 
 
 def _stateless(size, num_clients, ids_of) -> Cohort:

@@ -144,7 +144,7 @@ class Engine:
         told = self._told(state)
 
         def first_message(state, data):
-            draw, _ = self._draw(state, state.key)
+            draw, _ = self._draw(state, data, state.key)
             lanes = jax.tree.map(lambda x: x[:1], Lanes(draw.ids, draw.lane))
             mine = self._own(lanes, data, self._shared(state, draw), state.key)
             client = lambda params, clients, own: self._client(params, clients, own | told)[0]
@@ -171,22 +171,40 @@ class Engine:
         """
         key = jax.random.fold_in(state.key, state.round)
         draw_key, client_key = jax.random.split(key)
-        draw, cohort_state = self._draw(state, draw_key)
+        draw, cohort_state = self._draw(state, data, draw_key)
         shared, lanes = self._shared(state, draw), self._lanes(draw)
         play = self._serve if self.algorithm.server else self._exchange
         changes, seen = play(state, data, lanes, shared, client_key)
         metrics = {
             "num_active": shared["num_active"],
             "num_cut": jnp.asarray(draw.num_cut, jnp.int32),
+            "num_scored": jnp.asarray(draw.num_scored, jnp.int32),
             "lanes": {**seen, "active": lanes.ids < self.num_clients},
         }
         after = state._replace(round=state.round + 1, cohort=cohort_state, **changes)
         return after, metrics
 
-    def _draw(self, state, key) -> tuple[Draw, Any]:
+    def _draw(self, state, data, key) -> tuple[Draw, Any]:
         if self.cohort is None:
             return Draw(jnp.arange(self.num_clients, dtype=jnp.int32)), state.cohort
-        return self.cohort.draw(state.cohort, key, state.round)
+        arguments = state.cohort, key, state.round
+        if self.cohort.uses_losses:
+            return self.cohort.draw(*arguments, losses_fn=lambda: self._losses(state, data))
+        return self.cohort.draw(*arguments)
+
+    def _losses(self, state, data) -> jax.Array:
+        """Mean loss of every client's examples under the common parameters."""
+        everybody = Lanes(jnp.arange(self.num_clients, dtype=jnp.int32), {})
+
+        def loss(rows):
+            local = Local(self.objective, self.batching, rows, state.key)
+            return local.full_value_fn(state.params)
+
+        def run(store, lanes):
+            rows, row_axes = self._rows(lanes, data)
+            return store, map_lanes(loss, (row_axes,), rows), {}
+
+        return self._run_chunks(run, (), everybody)[1]
 
     def _lanes(self, draw: Draw) -> Lanes:
         """Who sits where; peers in order, since row i of a mixing matrix is node i."""
@@ -292,14 +310,19 @@ class Engine:
         everybody = self.cohort is None and lanes.ids.shape[0] == self.num_clients
         return None if everybody else lanes.ids
 
+    def _rows(self, lanes: Lanes, data: ClientData) -> tuple[Rows, Rows]:
+        """Gathers the examples of the lanes; also the axes under which they are mapped."""
+        rows, row_axes = take_rows(data, self._ids(lanes))
+        if row_axes.arrays == 0:
+            rows = self.placement.spread(rows, lanes.ids.shape[0])
+        return rows, row_axes
+
     def _own(self, lanes: Lanes, data: ClientData, shared: dict[str, Any], key: jax.Array):
         """Gathers what belongs to the lanes; returns ``mine(mapper, function, axes, *args)``.
 
         ``mine`` maps ``function(*args, own)`` over the lanes, ``own`` being each one's extras.
         """
-        rows, row_axes = take_rows(data, self._ids(lanes))
-        if row_axes.arrays == 0:
-            rows = self.placement.spread(rows, lanes.ids.shape[0])
+        rows, row_axes = self._rows(lanes, data)
 
         def mine(mapper, function, axes, *arguments):
             def lane(lane, rows, *arguments):

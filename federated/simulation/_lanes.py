@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from gradax._wide import widen
+
 from .. import axis
 
 
@@ -114,8 +116,7 @@ def add_up(lanes: Sum) -> Sum:
     Returns:
       ``sum_i w_i`` and ``sum_i w_i v_i``.
     """
-    wide = lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    total = lambda x: axis.contract(lanes.weight.astype(wide(x).dtype), wide(x))
+    total = lambda x: axis.contract(lanes.weight.astype(widen(x).dtype), widen(x))
     return Sum(jnp.sum(lanes.weight), jax.tree.map(total, lanes.values))
 
 

@@ -214,6 +214,10 @@ class Local:
         """Gradient on all of the participant's examples."""
         return self._on_everything(self._objective.grad, params)
 
+    def full_value_fn(self, params: optax.Params, *_: Any) -> jax.Array:
+        """Loss on all of the participant's examples."""
+        return self._on_everything(self._objective.value, params)
+
     def _on_batch(self, function, params, handle):
         if self._batching.batch_size is None:
             return self._on_everything(function, params)

@@ -149,6 +149,11 @@ def simulate(
             f"simulate: the cohort draws from {cohort.num_clients} clients, the data have "
             f"{num_clients}."
         )
+    if cohort is not None and cohort.uses_losses and None in (loss_fn, algorithm.server):
+        raise ValueError(
+            "simulate: this cohort compares losses of the clients under the common parameters: "
+            "it needs loss_fn= and an algorithm with a server."
+        )
     placement = Placement(mesh)
     placement.check(num_clients)
     engine = Engine(
@@ -265,16 +270,20 @@ class _Run:
             sizes = [int(size) for size in lanes.pop("wire_bytes", [up] * int(active.sum()))]
             copies = [int(count) for count in lanes.pop("wire_copies", [1] * len(sizes))]
             sent = sum(size * count for size, count in zip(sizes, copies, strict=True))
+            scored = int(one["num_scored"])
             row = {
                 "round": made + number + 1,
                 "num_active": int(one["num_active"]),
-                "bytes_up": sent,
+                # A loss is one number.
+                "bytes_up": sent + 4 * scored,
                 # What one peer sends another receives.
-                "bytes_down": sent if down is None else down * len(sizes),
+                "bytes_down": sent if down is None else down * max(len(sizes), scored),
                 "seconds": seconds,
             }
             if one["num_cut"]:
                 row["num_cut"] = int(one["num_cut"])
+            if scored:
+                row["num_scored"] = scored
             row |= {
                 name: float(np.mean(values, dtype=np.float64))
                 for name, values in lanes.items()
@@ -299,6 +308,6 @@ def _add_evaluation(row: dict[str, Any], metrics: dict[str, Any]) -> None:
 
 
 def _headline(row: dict[str, Any]) -> str:
-    hidden = ("round", "num_active", "bytes_up", "bytes_down", "seconds", "num_cut")
+    hidden = ("round", "num_active", "bytes_up", "bytes_down", "seconds", "num_cut", "num_scored")
     shown = {k: v for k, v in row.items() if k not in hidden and isinstance(v, int | float)}
     return "  ".join(f"{name} {value:.4g}" for name, value in shown.items())

@@ -13,9 +13,17 @@ import numpy as np
 import optax
 
 from gradax import catalogue
-from gradax.schedules import Bandit, Controller, Sampler
+from gradax.schedules import Bandit, Controller, GradientStats, Sampler
 from gradax.testing._battery import ConformanceError
 from gradax.testing._compare import close, equal, expect, finite, is_key, same_types
+
+
+def _noisier(time: jax.Array) -> GradientStats:
+    """Statistics of gradients whose noise grows: a batch controller has something to do."""
+    mean = {"w": jnp.array([2.0, 1.0]), "b": jnp.array(0.5)}
+    squares = jax.tree.map(lambda leaf: leaf * 2.0**time, mean)
+    return GradientStats(mean, squares, 2.0**time, jnp.asarray(8, jnp.int32))
+
 
 #: Argument of a controller's or bandit's ``update`` -> what it observes in a step of a test.
 OBSERVATIONS: dict[str, Callable[[jax.Array], Any]] = {
@@ -24,6 +32,7 @@ OBSERVATIONS: dict[str, Callable[[jax.Array], Any]] = {
     "value": lambda step: 1.0 / (1.0 + step.astype(jnp.float32)),
     "eigenvalue": lambda step: 0.5 ** step.astype(jnp.float32),
     "epoch": lambda step: step,
+    "stats": lambda step: _noisier(step.astype(jnp.float32)),
 }
 
 STEPS = 6
