@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from gradax import _extras, _validate, catalogue
+from gradax._wide import wide
 
 PAPER = catalogue.Paper(
     title="AdamP: Slowing Down the Slowdown for Momentum Optimizers on Scale-invariant Weights",
@@ -72,7 +73,7 @@ def _view(products, row_length, delta, eps):
 
 def _radial_multiple(w, g, u, delta, eps, channel_axis):
     """The multiple of ``w`` to take off ``u`` (broadcast over rows), and whether it is any."""
-    dtype = jnp.promote_types(w.dtype, jnp.float32)
+    dtype = wide(w.dtype)
     # Without the first barrier XLA squares g once for Adam and this, and keeps it in memory;
     # without the second it sums each product twice, and keeps it in memory for that.
     w, g, u = (x.astype(dtype) for x in (w, jax.lax.optimization_barrier(g), u))

@@ -7,11 +7,23 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding
 
 from gradax import _validate, catalogue
-from gradax.federated import axis
 
-from ._layout import DimensionNumbers, Layout, by_rank, find
+from ._layout import (
+    DimensionNumbers,
+    Layout,
+    by_rank,
+    check_stack_sharding,
+    find,
+    in_stacks,
+    lying_like,
+    muon_dimension_numbers,
+    partition_labels,
+    split_like,
+    whole,
+)
 from ._orthogonalize import (
     PAPER,
     PRECONDITIONINGS,
@@ -55,37 +67,9 @@ def _momentum(grads, mu, count, beta, nesterov, bias_correction):
     return optax.tree.update_moment(grads, mu, beta, 1)
 
 
-def _shared_work(stack, function, axis_name):
-    """Each participant does an equal part of the stack; one gather brings all parts together."""
-    if axis_name is None:
-        return function(stack)
-    count = axis.size(axis_name)
-    share = -(-len(stack) // count)
-    # Padding with zeros is safe: a matrix of zeros stays one.
-    padded = jnp.pad(stack, ((0, share * count - len(stack)), (0, 0), (0, 0)))
-    first = share * axis.index(axis_name)
-    part = function(jax.lax.dynamic_slice_in_dim(padded, first, share))
-    return axis.all_gather(part, axis_name).reshape(padded.shape)[: len(stack)]
-
-
-def _in_stacks(matrices, function, axis_name):
-    """Applies ``function`` once to all matrices of the same shape and dtype."""
-    wide = [jnp.matrix_transpose(x) if x.shape[-2] > x.shape[-1] else x for x in matrices]
-    groups: dict[Any, list[int]] = {}
-    for position, x in enumerate(wide):
-        if x.size:
-            groups.setdefault((x.shape[-2:], x.dtype), []).append(position)
-    done = list(wide)
-    for (shape, _), members in groups.items():
-        flat = [wide[position].reshape(-1, *shape) for position in members]
-        stack = _shared_work(jnp.concatenate(flat), function, axis_name)
-        ends = [sum(len(x) for x in flat[: k + 1]) for k in range(len(flat) - 1)]
-        for position, part in zip(members, jnp.split(stack, ends), strict=True):
-            done[position] = part.reshape(wide[position].shape)
-    return [
-        jnp.matrix_transpose(x) if x.shape != matrix.shape else x
-        for x, matrix in zip(done, matrices, strict=True)
-    ]
+def _stacks_by_default() -> bool:
+    """Whether one large product is faster than many small ones: not on CPU, where copies cost."""
+    return jax.default_backend() != "cpu"
 
 
 @catalogue.register("direction", PAPER, example={"dimension_numbers": by_rank})
@@ -100,9 +84,10 @@ def scale_by_orthogonalized_momentum(
     eps: jax.typing.ArrayLike = 1e-7,
     scale: Scale = "spectral",
     dimension_numbers: DimensionNumbers | None = None,
-    stack_leaves: bool = False,
+    stack_leaves: bool | None = None,
     axis_name: str | tuple[str, ...] | None = None,
     *,
+    stack_sharding: NamedSharding | None = None,
     ns_coeffs: Any = None,
     preconditioning: Preconditioning = "frobenius",
     adaptive: bool = False,
@@ -137,14 +122,19 @@ def scale_by_orthogonalized_momentum(
         them (a prefix of params), or a function from params to such a tree. Axes not named
         count stacked matrices. ``None`` in the tree lets a leaf's gradient pass unchanged.
         Without it every leaf has to be a matrix ``(in, out)``.
-      stack_leaves: orthogonalize leaves of the same shape and dtype as one batch. It compiles
-        in half the time, but one by one they run faster on CPU. Static.
-      axis_name: named axis of devices with equal gradients; each orthogonalizes its share of
-        every stack, and one gather per shape follows.
+      stack_leaves: orthogonalize leaves of the same shape and dtype as one batch, which compiles
+        in half the time. ``None`` means no on CPU, where one by one they run faster, and yes on
+        accelerators. Static.
+      axis_name: named axis of devices with equal gradients, under ``pmap`` or ``shard_map``;
+        each orthogonalizes its share of every stack, and one gather per shape follows.
+      stack_sharding: the same under ``jit`` on a mesh, for replicated and for split parameters:
+        a ``NamedSharding`` that splits the first axis, such as ``NamedSharding(mesh,
+        P("data"))``. Matrices are brought to their device before the iterations, and all
+        results to all devices after them.
       ns_coeffs: as in :func:`orthogonalize`.
       preconditioning: as in :func:`orthogonalize`.
-      adaptive: multiply by the dual norm :math:`\langle U_t, O_t \rangle` (before the factor
-        :math:`s`), so that the step follows the size of the gradient. Static.
+      adaptive: multiply each matrix by its dual norm :math:`\langle U_t, O_t \rangle` (before
+        the factor :math:`s`), so that the step follows the size of the gradient. Static.
 
     Returns:
       A transformation whose state is an :class:`OrthogonalizedMomentumState`; params are not
@@ -176,23 +166,27 @@ def scale_by_orthogonalized_momentum(
         _validate.one_of(who, "scale", scale, _SCALES)
     factor = scale if callable(scale) else _SCALES[scale]
     triples = resolve_coefficients(who, orthogonalizer, ns_steps, ns_coeffs)
+    check_stack_sharding(who, stack_sharding, axis_name)
+    shared = axis_name is not None or stack_sharding is not None
 
     def orthogonal(x):
         return apply_orthogonalizer(x, orthogonalizer, triples, preconditioning, eps, ns_dtype)
 
     def directions(momenta: list[jax.Array], layouts: list[Layout]) -> list[jax.Array]:
-        matrices = [layout.matrices(u) for layout, u in zip(layouts, momenta, strict=True)]
-        if stack_leaves or axis_name is not None:
-            results = _in_stacks(matrices, orthogonal, axis_name)
+        matrices = [layout.matrices(whole(u)) for layout, u in zip(layouts, momenta, strict=True)]
+        if shared or (_stacks_by_default() if stack_leaves is None else stack_leaves):
+            results = in_stacks(matrices, orthogonal, axis_name, stack_sharding)
         else:
             results = [orthogonal(x) for x in matrices]
         if adaptive:
-            pairs = zip(matrices, results, strict=True)
-            results = [jnp.sum(jnp.conj(x) * o) * o for x, o in pairs]
-        return [
-            layout.leaf(factor(layout.fan_in, layout.fan_out) * o if o.size else o)
+            dual = lambda x, o: jnp.sum(jnp.conj(x) * o, axis=(-2, -1), keepdims=True)
+            results = [dual(x, o) * o for x, o in zip(matrices, results, strict=True)]
+        scaled: list[Any] = [
+            factor(layout.fan_in, layout.fan_out) * o if o.size else o
             for layout, o in zip(layouts, results, strict=True)
         ]
+        made = zip(layouts, scaled, momenta, strict=True)
+        return [split_like(layout.leaf(o), u) for layout, o, u in made]
 
     def init_fn(params):
         layouts = find(who, dimension_numbers, params)
@@ -213,6 +207,7 @@ def scale_by_orthogonalized_momentum(
         grads, old = [leaves[i] for i in chosen], [mu[i] for i in chosen]
         new = optax.tree.update_moment(grads, old, beta, 1)
         momenta = _momentum(grads, new, count, beta, nesterov, bias_correction)
+        momenta = [lying_like(u, m, stack_sharding) for u, m in zip(momenta, old, strict=True)]
         results = directions(momenta, list(chosen.values()))
         for i, result, moment in zip(chosen, results, new, strict=True):
             leaves[i], mu[i] = result.astype(leaves[i].dtype), moment.astype(mu[i].dtype)
@@ -261,8 +256,9 @@ def muon(
     orthogonalizer: Orthogonalizer = "ns5",
     ns_dtype: jax.typing.DTypeLike | None = None,
     scale: Scale = "spectral",
-    stack_leaves: bool = False,
+    stack_leaves: bool | None = None,
     axis_name: str | tuple[str, ...] | None = None,
+    stack_sharding: NamedSharding | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Muon, ready to use: matrices by orthogonalized momentum, all other leaves by AdamW.
 
@@ -271,8 +267,8 @@ def muon(
 
     with :math:`O_t` of :func:`scale_by_orthogonalized_momentum`. It takes the arguments of
     ``optax.contrib.muon``, with which it agrees if ``bias_correction=True`` (the original has
-    none). Embeddings and output layers are matrices too, but train better with AdamW: name the
-    hidden matrices in ``muon_weight_dimension_numbers``.
+    none) on leaves that both take for matrices. Embeddings and output layers train better with
+    AdamW: :func:`muon_dimension_numbers` finds them by their names.
 
     Args:
       learning_rate: :math:`\eta`, a number or a schedule of the count.
@@ -292,8 +288,8 @@ def muon(
       adam_weight_decay: decoupled decay of the other leaves.
       adam_learning_rate: learning rate of the other leaves; ``None`` means the same.
       muon_weight_dimension_numbers: which leaves are matrices, as ``dimension_numbers`` of
-        :func:`scale_by_orthogonalized_momentum`; where it says ``None``, AdamW is used. By
-        default the leaves of rank two are matrices ``(in, out)``.
+        :func:`scale_by_orthogonalized_momentum`; where it says ``None``, AdamW is used. The
+        default is :func:`muon_dimension_numbers`.
       consistent_rms: root mean square that updates of all shapes shall have, such as 0.2;
         instead of ``scale``.
       bias_correction: as in :func:`scale_by_orthogonalized_momentum`. Static.
@@ -302,6 +298,7 @@ def muon(
       scale: as in :func:`scale_by_orthogonalized_momentum`.
       stack_leaves: as in :func:`scale_by_orthogonalized_momentum`. Static.
       axis_name: as in :func:`scale_by_orthogonalized_momentum`.
+      stack_sharding: as in :func:`scale_by_orthogonalized_momentum`.
 
     Returns:
       The transformation; it needs params.
@@ -348,7 +345,7 @@ def muon(
         scale = lambda fan_in, fan_out: consistent_rms * math.sqrt(max(fan_in, fan_out))
     dimension_numbers = muon_weight_dimension_numbers
     if dimension_numbers is None:
-        dimension_numbers = by_rank
+        dimension_numbers = muon_dimension_numbers
     matrix = scale_by_orthogonalized_momentum(
         beta=beta,
         nesterov=nesterov,
@@ -362,6 +359,7 @@ def muon(
         dimension_numbers=dimension_numbers,
         stack_leaves=stack_leaves,
         axis_name=axis_name,
+        stack_sharding=stack_sharding,
         ns_coeffs=ns_coeffs,
         preconditioning=preconditioning,
         adaptive=adaptive,
@@ -377,11 +375,6 @@ def muon(
         nesterov=nesterov,
     )
 
-    def labels(params):
-        layouts = find("muon", dimension_numbers, params)
-        names = ["other" if layout is None else "matrix" for layout in layouts]
-        return jax.tree.unflatten(jax.tree.structure(params), names)
-
     return optax.partition(
         {
             "matrix": optax.chain(
@@ -391,5 +384,5 @@ def muon(
             ),
             "other": other,
         },
-        labels,
+        partition_labels("muon", dimension_numbers),
     )

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gradax import _validate, catalogue
+from gradax._wide import widen
 
 #: Maps a batch of matrices ``[..., m, n]``, ``m <= n``, to matrices of the same shape.
 Orthogonalizer = Literal["ns5", "polar_express", "svd"] | Callable[[jax.Array], jax.Array]
@@ -195,7 +196,7 @@ def _normalize(x, preconditioning, eps, safety):
     """Brings singular values below about one; returns the Gram matrix too if it is known."""
     if preconditioning in ("frobenius", "spectral"):
         order = "fro" if preconditioning == "frobenius" else 2
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        wide = widen(x)
         norm = jnp.linalg.norm(wide, ord=order, axis=(-2, -1), keepdims=True)
         return (wide / (safety * norm + eps)).astype(x.dtype), None
     gram = _gram(x)
@@ -237,7 +238,7 @@ def _iterate(x: jax.Array, triples: Sequence[Triple], gram: jax.Array | None) ->
 
 def _exact(x: jax.Array) -> jax.Array:
     """Polar factor by SVD; directions that do not occur in ``x`` are left out."""
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = widen(x)
     u, s, vh = jnp.linalg.svd(wide, full_matrices=False)
     noise = jnp.finfo(wide.dtype).eps * max(x.shape[-2:]) * jnp.max(s, axis=-1, keepdims=True)
     return (u * (s > noise)[..., None, :].astype(u.dtype)) @ vh

@@ -28,6 +28,28 @@ def test_channels_are_where_the_axis_says():
     chex.assert_trees_all_close(by_rows, by_columns.T, rtol=1e-6)
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_kernels_of_flax_and_of_other_layouts_take_the_same_steps(nesterov):
+    rng = np.random.default_rng(1)
+    draw = lambda: jnp.asarray(rng.normal(size=(3, 2, 2, 4)), jnp.float32)  # (h, w, in, out)
+    to_other = lambda kernel: jnp.transpose(kernel, (3, 2, 0, 1))  # (out, in, h, w)
+    build = lambda axis: optimizers.adamp(
+        0.1, weight_decay=0.2, delta=0.5, nesterov=nesterov, channel_axis=axis
+    )
+    flax, other, w = build(-1), build(0), draw()
+    states, projected = [flax.init(w), other.init(to_other(w))], 0
+    never = optimizers.adamp(0.1, weight_decay=0.2, delta=0.0, nesterov=nesterov)
+    for _ in range(4):
+        g = draw()
+        plain, _ = never.update(g, states[0], w)
+        u, states[0] = flax.update(g, states[0], w)
+        v, states[1] = other.update(to_other(g), states[1], to_other(w))
+        chex.assert_trees_all_close(to_other(u), v, rtol=1e-5, atol=1e-7)
+        projected += not np.allclose(u, plain)
+        w = optax.apply_updates(w, u)
+    assert projected
+
+
 @pytest.mark.parametrize("delta", [0.0, 0.1])
 def test_is_adamw_on_vectors_or_without_threshold(delta):
     rng = np.random.default_rng(1)

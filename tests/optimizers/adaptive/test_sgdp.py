@@ -30,6 +30,23 @@ def test_is_sgd_on_vectors(nesterov):
         chex.assert_trees_all_close(u, v, rtol=1e-6)
 
 
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_without_threshold_it_is_sgd_with_decoupled_decay(nesterov):
+    rng = np.random.default_rng(1)
+    draw = lambda: jnp.asarray(rng.normal(size=(3, 4)), jnp.float32)
+    w, options = draw(), {"momentum": 0.8, "nesterov": nesterov}
+    ours = optimizers.sgdp(0.1, **options, weight_decay=0.03, dampening=0.5, delta=0.0)
+    state, momentum = ours.init(w), 0.0
+    for _ in range(3):
+        g = draw()
+        u, state = ours.update(g, state, w)
+        momentum = 0.8 * momentum + 0.5 * g
+        direction = g + 0.8 * momentum if nesterov else momentum
+        expected = -0.1 * (direction + 0.03 / (1 - 0.8) * w)
+        chex.assert_trees_all_close(u, expected, rtol=1e-5, atol=1e-6)
+        w = optax.apply_updates(w, u)
+
+
 def test_dampening_spares_the_undelayed_gradient():
     w = g = jnp.array([1.0, -2.0])
     tx = optimizers.sgdp(1.0, momentum=0.5, dampening=0.2, nesterov=True)

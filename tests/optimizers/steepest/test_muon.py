@@ -1,11 +1,15 @@
 """Muon: worked facts, agreement with optax's, stacks, shares of devices, layouts, bad input."""
 
+import contextlib
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType, NamedSharding
 from optax.contrib import MuonDimensionNumbers
 
 from gradax import optimizers
@@ -162,6 +166,112 @@ def test_devices_share_the_work(place):
     assert sorted(calls) == [1, 2]  # a quarter of one square, of seven others
 
 
+def _on_a_mesh(tree, spec, kind):
+    """A tree whose matrices are laid out by ``spec``, with the mesh and its context."""
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(kind,))
+    lay = lambda x: jax.device_put(x, NamedSharding(mesh, spec if x.ndim > 1 else jax.P()))
+    context = jax.set_mesh(mesh) if kind == AxisType.Explicit else contextlib.nullcontext()
+    return mesh, jax.tree.map(lay, tree), context
+
+
+#: Seven matrices once turned alike, a stack of three among them, and five square ones.
+PLACED = {
+    **{f"w{k}": (8, 12) for k in range(3)},
+    "tall": (12, 8),
+    "layers": (3, 8, 12),
+    "square": (5, 4, 4),
+    "bias": (5,),
+}
+MATRICES_PLACED = {name: MuonDimensionNumbers(-2, -1) for name in PLACED if name != "bias"}
+PLACED_AXES = MATRICES_PLACED | {"bias": None}
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=["auto", "explicit"])
+@pytest.mark.parametrize("spec", [jax.P(), jax.P(None, "data")], ids=["replicated", "split"])
+def test_devices_of_a_mesh_share_the_work_under_jit(spec, kind):
+    grads = _tree(1, PLACED)
+    alone = _scaled(dimension_numbers=PLACED_AXES, orthogonalizer="polar_express")
+    expected, _ = alone.update(grads, alone.init(grads))
+    mesh, (placed, state), context = _on_a_mesh((grads, alone.init(grads)), spec, kind)
+    tx = _scaled(
+        dimension_numbers=PLACED_AXES,
+        orthogonalizer="polar_express",
+        stack_sharding=NamedSharding(mesh, jax.P("data")),
+    )
+    with context:
+        step = jax.jit(tx.update).lower(placed, state).compile()
+        updates, after = step(placed, state)
+        for new, old in zip(jax.tree.leaves(after), jax.tree.leaves(state), strict=True):
+            assert new.sharding.is_equivalent_to(old.sharding, old.ndim)
+        chex.assert_trees_all_close(jax.device_get(updates), expected, atol=2e-5)
+        if kind == AxisType.Explicit:
+            types = lambda tree: [str(jax.typeof(leaf)) for leaf in jax.tree.leaves(tree)]
+            assert types(updates) == types(placed)
+    program = step.as_text()
+    # Each device multiplies two of the seven, and two of the five.
+    products = re.findall(r"= \w+\[([\d,]+)\]\S* dot\(", program)
+    shapes = {tuple(map(int, shape.split(","))) for shape in products}
+    assert shapes == {(2, 8, 8), (2, 8, 12), (2, 4, 4)}
+    # After the iterations one gather for each shape; before them at most an exchange
+    # for each leaf; none inside, where every device works on rows of its own.
+    collectives = re.findall(r" ((?:all|collective|reduce)-[a-z-]+)\(", program)
+    exchanges = collectives.count("all-to-all") + collectives.count("all-gather") - 2
+    assert 0 <= exchanges <= len(MATRICES_PLACED)
+    assert set(collectives) <= {"all-to-all", "all-gather"}
+    if kind == AxisType.Auto:
+        assert collectives.count("all-gather") == 2
+    elif not spec:
+        assert exchanges == 0
+
+
+def test_matrices_split_over_explicit_axes_need_no_argument():
+    grads = _tree(1, {"w": (8, 12), "v": (12, 4)})
+    tx = _scaled()
+    expected, _ = tx.update(grads, tx.init(grads))
+    _, placed, context = _on_a_mesh(grads, jax.P("data"), AxisType.Explicit)
+    with context:
+        updates, _ = jax.jit(tx.update)(placed, jax.jit(tx.init)(placed))
+        chex.assert_trees_all_close(jax.device_get(updates), expected, atol=2e-5)
+        assert all(jax.typeof(u).sharding.spec == jax.P("data", None) for u in updates.values())
+
+
+def test_leaves_are_stacked_where_the_platform_favours_it(monkeypatch):
+    calls = []
+    tx = _scaled(orthogonalizer=lambda x: calls.append(x.shape) or x)
+    grads = _tree(1, MATRICES)
+    for platform, shapes in (
+        ("cpu", [(1, 4, 6)] * 3 + [(1, 5, 5)]),
+        ("gpu", [(1, 5, 5), (3, 4, 6)]),
+    ):
+        monkeypatch.setattr(jax, "default_backend", lambda platform=platform: platform)
+        tx.update(grads, tx.init(grads))
+        assert sorted(calls) == shapes
+        calls.clear()
+
+
+@pytest.mark.parametrize(("stack_leaves", "adaptive"), [(False, True), (True, False)])
+def test_scanned_layers_are_matrices_of_their_own(stack_leaves, adaptive):
+    grads = {"scan": {"kernel": _tree(1, {"w": (3, 4, 6)})["w"]}, "head": jnp.ones((2, 3))}
+    tx = optimizers.muon(1.0, stack_leaves=stack_leaves, adaptive=adaptive)
+    updates, _ = tx.update(grads, tx.init(grads), grads)
+    one = optimizers.muon(1.0, adaptive=adaptive)
+    for layer in range(3):
+        g = grads["scan"]["kernel"][layer]
+        expected, _ = one.update(g, one.init(g), g)
+        np.testing.assert_allclose(updates["scan"]["kernel"][layer], expected, atol=1e-5)
+
+
+def test_narrow_products_are_accumulated_in_float32():
+    g = jnp.ones((4, 6))
+    tx = _scaled(ns_dtype=jnp.bfloat16)
+    program = str(jax.make_jaxpr(tx.update)(g, tx.init(g)))
+    products = re.findall(r":(\w+)\[[\d,]+\] = dot_general\[.*?\] (\w+) (\w+)", program, re.DOTALL)
+    assert products
+    assert {kind for kind, *_ in products} == {"f32"}
+    types = dict(re.findall(r"\b(\w+):(\w+)\[", program))
+    assert {types[name] for _, *names in products for name in names} == {"bf16"}
+
+
 def test_an_unbound_axis_is_named():
     tx, g = _scaled(axis_name="devices"), jnp.eye(2)
     with pytest.raises(ValueError, match="axis_name 'devices' is not bound"):
@@ -312,6 +422,21 @@ def test_rejects_bad_arguments(name, value):
 def test_muon_rejects_bad_numbers(name, value):
     with pytest.raises(ValueError, match=rf"muon: {name} must lie in .*got {value}"):
         optimizers.muon(**{"learning_rate": 0.1, name: value})
+
+
+@pytest.mark.parametrize(
+    "spec", [jax.P(), jax.P(None), jax.P(None, "data"), jax.P("data", "model")]
+)
+def test_refuses_shardings_that_do_not_split_the_stack(spec):
+    mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    for wrong in (NamedSharding(mesh, spec), spec, "data"):
+        with pytest.raises(
+            ValueError, match=r"stack_sharding must be a jax.sharding.NamedSharding"
+        ):
+            _scaled(stack_sharding=wrong)
+    right = NamedSharding(mesh, jax.P(("data", "model")))
+    with pytest.raises(ValueError, match="stack_sharding must be left out with axis_name"):
+        optimizers.muon(0.1, stack_sharding=right, axis_name="data")
 
 
 def test_muon_refuses_two_factors():
