@@ -11,13 +11,13 @@ from gradax._validate import integer, interval, learning_rate, one_of
 
 _ZAMANI_GLINEUR = catalogue.Paper(
     title="Exact Convergence Rate of the Last Iterate in Subgradient Methods",
-    authors="Zamani, Glineur",
+    authors="Zamani and Glineur",
     year=2023,
     arxiv="2307.11134",
 )
 _LIU_ZHOU = catalogue.Paper(
     title="Revisiting the Last-Iterate Convergence of Stochastic Gradient Methods",
-    authors="Liu, Zhou",
+    authors="Liu and Zhou",
     year=2023,
     arxiv="2312.08531",
 )

@@ -1,0 +1,30 @@
+"""Sampling: which domain, item, task or example comes next, and the batches made of them."""
+
+from ._allocation import BetaPosterior as BetaPosterior
+from ._allocation import beta_posterior as beta_posterior
+from ._allocation import gvm_allocation as gvm_allocation
+from ._allocation import neyman_allocation as neyman_allocation
+from ._allocation import policy_gradient_std as policy_gradient_std
+from ._allocation import round_to_budget as round_to_budget
+from ._allocation import variance_prompt_probs as variance_prompt_probs
+from ._alternating import AlternateState as AlternateState
+from ._alternating import AlternatingTasksState as AlternatingTasksState
+from ._alternating import alternate as alternate
+from ._alternating import alternating_tasks as alternating_tasks
+from ._coreset import Coreset as Coreset
+from ._coreset import facility_location as facility_location
+from ._coreset import gradient_coreset as gradient_coreset
+from ._coreset import last_layer_gradients as last_layer_gradients
+from ._curriculum import CurriculumPoolState as CurriculumPoolState
+from ._curriculum import curriculum_order as curriculum_order
+from ._curriculum import curriculum_pool as curriculum_pool
+from ._curriculum import pacing_schedule as pacing_schedule
+from ._iterate import BatchIterator as BatchIterator
+from ._iterate import GrainSampler as GrainSampler
+from ._iterate import batches as batches
+from ._iterate import grain_sampler as grain_sampler
+from ._temperature import DomainSamplerState as DomainSamplerState
+from ._temperature import cooldown_schedule as cooldown_schedule
+from ._temperature import domain_sampler as domain_sampler
+from ._temperature import scalarization_weights as scalarization_weights
+from ._temperature import temperature_probs as temperature_probs
