@@ -27,7 +27,13 @@ extensions = [
     "gradax_site",
 ]
 templates_path = ["_templates"]
-exclude_patterns = ["_build", "jupyter_execute", ".jupyter_cache", "**.ipynb_checkpoints"]
+exclude_patterns = [
+    "guides/which_optimizer_table.md",  # included elsewhere
+    "_build",
+    "jupyter_execute",
+    ".jupyter_cache",
+    "**.ipynb_checkpoints",
+]
 
 # Pages -----------------------------------------------------------------------------------
 

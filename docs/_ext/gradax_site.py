@@ -11,7 +11,7 @@ from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.typing import stringify_annotation
 
-from gradax import catalogue, federated
+from gradax import catalogue, federated, optimizers
 
 
 class Catalogue(SphinxDirective):
@@ -56,9 +56,10 @@ def shorten_types(app, what, name, obj, options, signature, returned):
 def alias_public_modules(app):
     """Lets autodoc import modules under their public names, such as federated.topology."""
     del app
-    for name, value in vars(federated).items():
-        if isinstance(value, types.ModuleType):
-            sys.modules.setdefault(f"{federated.__name__}.{name}", value)
+    for package in (optimizers, federated):
+        for name, value in vars(package).items():
+            if isinstance(value, types.ModuleType):
+                sys.modules.setdefault(f"{package.__name__}.{name}", value)
 
 
 def setup(app: Sphinx) -> dict:

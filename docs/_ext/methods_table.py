@@ -42,12 +42,20 @@ def readme() -> str:
     return "\n".join(lines)
 
 
+def _pages() -> dict[str, str]:
+    """Public name -> page of the reference whose summaries list it."""
+    pages = (README.parent / "docs" / "api").glob("*.md")
+    listed = re.compile(r"^   (\w+)$", re.MULTILINE)
+    return {name: page.stem for page in pages for name in listed.findall(page.read_text())}
+
+
 def markdown(package: str) -> str:
     """Everything that the catalogue knows of a package, with links into the reference."""
+    pages = _pages()
     lines = ["| method | what it is | room and kind | paper |", "| --- | --- | --- | --- |"]
     for entry in catalogue.entries(package):
         name = f"{{py:obj}}`{entry.name} <{entry.public_name}>`"
-        kind = f"[{entry.room}](api/{entry.room}.md), {entry.kind}"
+        kind = f"[{entry.room}](api/{pages[entry.name]}.md), {entry.kind}"
         if entry.reexport_of:
             kind += f"; is `{entry.reexport_of}`"
         if entry.needs:
