@@ -25,7 +25,13 @@ TABLES = FOLDER / "RESULTS.md"
 #: Order of the sections of RESULTS.md.
 ORDER = (
     "optimizer_step",
+    "torch_step",
     "muon",
+    "drop_muon",
+    "monitors",
+    "fdr",
+    "batch_step",
+    "coreset",
     "federated_rounds_fedjax",
     "federated_rounds_flower",
     "chunk_of_one",

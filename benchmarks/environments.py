@@ -16,6 +16,7 @@ REQUIREMENTS = FOLDER / "requirements"
 
 #: Each environment's steps: arguments of `pip install`.
 STEPS: dict[str, list[list[str]]] = {
+    "apricot": [["-r", str(REQUIREMENTS / "apricot.txt")]],
     "fedjax": [
         ["-r", str(REQUIREMENTS / "fedjax.txt")],
         # In place, so that what is measured is the working tree.
@@ -25,6 +26,7 @@ STEPS: dict[str, list[list[str]]] = {
         ["-r", str(REQUIREMENTS / "flower.txt")],
         ["--no-deps", "-r", str(REQUIREMENTS / "flower-no-deps.txt")],
     ],
+    "torch": [["-r", str(REQUIREMENTS / "torch.txt")]],
 }
 
 

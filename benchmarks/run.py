@@ -14,13 +14,22 @@ import environments
 #: Name -> script with its arguments, and the option that sets its number of turns.
 BENCHMARKS = {
     "optimizer_step": (["optimizer_step.py"], "--rounds"),
+    "torch_step": (["torch_step.py"], "--rounds"),
     "muon": (["muon.py"], "--rounds"),
+    "drop_muon": (["drop_muon.py"], "--rounds"),
+    "monitors": (["monitors.py"], "--rounds"),
+    "fdr": (["fdr.py"], "--rounds"),
+    "batch_step": (["batch_step.py"], "--rounds"),
+    "coreset": (["coreset.py"], "--rounds"),
     "import_time": (["import_time.py"], "--rounds"),
     "fedjax": (["federated_rounds.py", "fedjax"], "--turns"),
     "flower": (["federated_rounds.py", "flower"], "--turns"),
     "chunk_of_one": (["chunk_of_one.py"], "--rounds"),
 }
-SECONDS = 600
+SECONDS = 900
+
+#: Benchmarks whose peer has an environment of its own, beside that in which all run.
+PEERS = {"torch_step": "torch", "coreset": "apricot", "flower": "flower"}
 
 
 def main() -> int:
@@ -33,8 +42,8 @@ def main() -> int:
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {list(BENCHMARKS)}")
     names = arguments.names or list(BENCHMARKS)
     environments.make("fedjax")
-    if "flower" in names:
-        environments.make("flower")
+    for name in PEERS.keys() & names:
+        environments.make(PEERS[name])
     failed = [name for name in names if not run(name, arguments.quick)]
     print(f"failed: {', '.join(failed)}" if failed else "all ran; see benchmarks/RESULTS.md")
     return len(failed)
