@@ -1,4 +1,4 @@
-"""The command line: ``gradax list``, ``gradax show NAME``, ``gradax simulate NAME``."""
+"""The command line: ``gradax list``, ``show NAME``, ``simulate NAME``, ``refine FILE``."""
 
 import argparse
 import inspect
@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from gradax import _simulate_command, catalogue
+from gradax import _refine_command, _simulate_command, catalogue
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,6 +63,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     _simulate_command.add_arguments(simulate)
     simulate.set_defaults(command=_simulate_command.run)
+
+    refine = commands.add_parser(
+        "refine",
+        help="make a learning-rate schedule from the gradient norms of a run",
+        description="Computes the refined schedule of recorded gradient norms. Record them with "
+        "schedules.record_gradient_norms(num_steps), first in the chain, and save them as JSON.",
+        epilog="Example: gradax refine run.json --norm l1 --out table.json",
+    )
+    _refine_command.add_arguments(refine)
+    refine.set_defaults(command=_refine_command.run)
     return parser
 
 

@@ -1,8 +1,11 @@
 """The command line, as a newcomer uses it."""
 
+import json
+
+import numpy as np
 import pytest
 
-from gradax import catalogue, federated
+from gradax import catalogue, federated, schedules
 from gradax.__main__ import main
 
 SMALL = ["--clients", "8", "--rounds", "4", "--steps", "2", "--segment", "2", "--hidden", "8"]
@@ -80,3 +83,31 @@ def test_errors_are_one_line_and_exit_with_two(arguments, message, capsys):
     assert printed.err.startswith("gradax: error: ")
     assert message in printed.err
     assert printed.out == ""
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_refine_writes_the_table_that_the_library_computes(named, tmp_path, capsys):
+    norms, run = [2.0, 1.0, 1.0, 2.0], tmp_path / "run.json"
+    run.write_text(json.dumps({"grad_norms": norms} if named else norms))
+    out = tmp_path / "table.json" if named else tmp_path / "run.schedule.json"
+    options = ["--out", str(out)] if named else []
+    assert main(["refine", str(run), "--smoothing", "0", *options]) == 0
+    assert "4 steps, from 0.450 of the peak" in capsys.readouterr().out
+    expected = schedules.refine_schedule(norms, smoothing=0.0)
+    np.testing.assert_array_equal(schedules.load_schedule_table(out), expected)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("nothing", "is not a JSON file"),
+        ('{"norms": [1, 2]}', "must hold a list of numbers, or one named grad_norms"),
+        ("[1, 0]", "gradient norms must be positive and finite; got 0.0 at step 1"),
+    ],
+)
+def test_refine_says_what_is_wrong_with_a_file(content, message, tmp_path, capsys):
+    run = tmp_path / "run.json"
+    run.write_text(content)
+    assert main(["refine", str(run)]) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [run]
