@@ -2,15 +2,12 @@
 
 import json
 import multiprocessing
-import os
-import pathlib
 import resource
-import subprocess
-import tempfile
 import time
 from typing import Any
 
 import _measure
+import _peer
 import environments
 import numpy as np
 
@@ -49,7 +46,7 @@ def points(size: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
     return features.astype(np.float32), labels if classes > 1 else np.zeros(size, int)
 
 
-class Apricot:
+class Apricot(_peer.Peer):
     """The peer, in its own environment and process.
 
     Args:
@@ -57,44 +54,16 @@ class Apricot:
     """
 
     def __init__(self, similarity: np.ndarray):
-        self.seconds = 0.0
-        self._folder = tempfile.TemporaryDirectory()
-        path = pathlib.Path(self._folder.name, "similarity.npy")
+        super().__init__("apricot", "_apricot_peer.py", ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"))
+        path = self.folder / "similarity.npy"
         np.save(path, similarity)
-        self._process = subprocess.Popen(
-            [environments.python("apricot"), str(_measure.FOLDER / "_apricot_peer.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"},
-        )
-        self._ask(json.dumps({"similarity": str(path), "budget": BUDGET}))
-
-    def __enter__(self) -> "Apricot":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._process.stdin.close()
-        self._process.wait(timeout=60)
-        self._process.stdout.close()
-        self._folder.cleanup()
-
-    def _ask(self, line: str) -> str:
-        self._process.stdin.write(f"{line}\n")
-        self._process.stdin.flush()
-        if answer := self._process.stdout.readline():
-            return answer
-        raise RuntimeError(f"the peer ended instead of answering {line[:40]!r}")
+        self.ask(json.dumps({"similarity": str(path), "budget": BUDGET}))
 
     def turn(self, optimizer: str) -> dict[str, Any]:
         """Lets the peer choose."""
-        answer = json.loads(self._ask(optimizer))
+        answer = json.loads(self.ask(optimizer))
         self.seconds += answer["seconds"]
         return answer
-
-    def clock(self) -> float:
-        """CPU seconds of this process, and those that the peer has spent on choosing."""
-        return time.process_time() + self.seconds
 
 
 def against_peer(report: _measure.Report, rounds: int) -> None:

@@ -3,16 +3,12 @@
 import functools
 import json
 import math
-import os
-import pathlib
 import statistics
-import subprocess
-import tempfile
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import _measure
+import _peer
 import _trees
 import environments
 import jax
@@ -74,7 +70,7 @@ the last axis here and on the first one there.
 One thread each, CPU time of the two processes."""
 
 
-class Torch:
+class Torch(_peer.Peer):
     """The peer's contestants, in their own environment and process.
 
     Args:
@@ -83,52 +79,24 @@ class Torch:
     """
 
     def __init__(self, arrays: dict[str, np.ndarray], steps: int):
-        self.seconds = 0.0
-        self._folder = tempfile.TemporaryDirectory()
-        path = pathlib.Path(self._folder.name, "arrays.npz")
+        super().__init__("torch", "_torch_peer.py", ("OMP_NUM_THREADS", "MKL_NUM_THREADS"))
+        path = self.folder / "arrays.npz"
         np.savez(path, **arrays)
-        self._process = subprocess.Popen(
-            [environments.python("torch"), str(_measure.FOLDER / "_torch_peer.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
-        )
         contestants = {
             f"{name},{form}": {"method": pair.method, "arguments": pair.arguments | options}
             for name, pair in PAIRS.items()
             for form, options in FORMS.items()
         }
-        self._ask(json.dumps({"optimizers": contestants, "arrays": str(path), "steps": steps}))
-
-    def __enter__(self) -> "Torch":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._process.stdin.close()
-        self._process.wait(timeout=60)
-        self._process.stdout.close()
-        self._folder.cleanup()
-
-    def _ask(self, line: str) -> str:
-        self._process.stdin.write(f"{line}\n")
-        self._process.stdin.flush()
-        if answer := self._process.stdout.readline():
-            return answer
-        raise RuntimeError(f"the peer ended instead of answering {line[:40]!r}")
+        self.ask(json.dumps({"optimizers": contestants, "arrays": str(path), "steps": steps}))
 
     def turn(self, name: str, form: str) -> None:
         """Lets the peer make its steps."""
-        self.seconds += float(self._ask(f"{name},{form}"))
-
-    def clock(self) -> float:
-        """CPU seconds of this process, and those that the peer has spent on steps."""
-        return time.process_time() + self.seconds
+        self.seconds += float(self.ask(f"{name},{form}"))
 
     def params(self, name: str, form: str) -> dict[str, np.ndarray]:
         """Fetches the parameters of a contestant."""
-        path = pathlib.Path(self._folder.name, "params.npz")
-        self._ask(f"save {name},{form} {path}")
+        path = self.folder / "params.npz"
+        self.ask(f"save {name},{form} {path}")
         with np.load(path) as archive:
             return dict(archive)
 

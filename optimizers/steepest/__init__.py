@@ -23,11 +23,11 @@ from ._layer_dropout import cutoff_probs as cutoff_probs
 from ._layer_dropout import layer_dropout as layer_dropout
 from ._layer_dropout import sample_cutoff as sample_cutoff
 from ._layer_dropout import value_and_grad_from_cutoff as value_and_grad_from_cutoff
-from ._layout import muon_dimension_numbers as muon_dimension_numbers
 from ._muon import OrthogonalizedMomentumState as OrthogonalizedMomentumState
 from ._muon import muon as muon
 from ._muon import scale_by_muon as scale_by_muon
 from ._muon import scale_by_orthogonalized_momentum as scale_by_orthogonalized_momentum
+from ._muon_dimension_numbers import muon_dimension_numbers as muon_dimension_numbers
 from ._normalized_lr_gd import normalize_by_mean_sigmoid as normalize_by_mean_sigmoid
 from ._normalized_lr_gd import normalize_by_value as normalize_by_value
 from ._normalized_lr_gd import normalized_lr_gd as normalized_lr_gd

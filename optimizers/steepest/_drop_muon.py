@@ -8,8 +8,9 @@ import optax
 from gradax import _validate, catalogue
 
 from ._layer_dropout import PAPER, Labels, Law, Probs, cutoff_probs, layer_dropout, layers_of
-from ._layout import DimensionNumbers, muon_dimension_numbers, partition_labels
+from ._layout import DimensionNumbers, partition_labels
 from ._muon import Scale, scale_by_orthogonalized_momentum
+from ._muon_dimension_numbers import muon_dimension_numbers
 from ._orthogonalize import Orthogonalizer
 
 STEPS = ("lmo", "sharp")

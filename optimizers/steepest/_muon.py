@@ -11,19 +11,8 @@ from jax.sharding import NamedSharding
 
 from gradax import _validate, catalogue
 
-from ._layout import (
-    DimensionNumbers,
-    Layout,
-    by_rank,
-    check_stack_sharding,
-    find,
-    in_stacks,
-    lying_like,
-    muon_dimension_numbers,
-    partition_labels,
-    split_like,
-    whole,
-)
+from ._layout import DimensionNumbers, Layout, by_rank, find, partition_labels
+from ._muon_dimension_numbers import muon_dimension_numbers
 from ._orthogonalize import (
     PAPER,
     PRECONDITIONINGS,
@@ -32,6 +21,7 @@ from ._orthogonalize import (
     apply_orthogonalizer,
     resolve_coefficients,
 )
+from ._stacks import check_stack_sharding, in_stacks, lying_like, split_like, whole
 
 #: Factor on the update of a matrix, or a function of its fan-in and fan-out.
 Scale = Literal["spectral", "rms", "mup", "none"] | Callable[[int, int], jax.typing.ArrayLike]

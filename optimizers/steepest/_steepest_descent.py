@@ -9,7 +9,8 @@ from optax.contrib import MuonDimensionNumbers
 from gradax import _validate, catalogue
 
 from . import norms
-from ._layout import DimensionNumbers, muon_dimension_numbers
+from ._layout import DimensionNumbers
+from ._muon_dimension_numbers import muon_dimension_numbers
 from ._orthogonalize import Orthogonalizer
 
 PAPER = catalogue.Paper(
