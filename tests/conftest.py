@@ -3,11 +3,13 @@
 import os
 import pathlib
 
-# Tests compile much and run little: LLVM's optimization costs more than it saves. What XLA itself
-# does to a program, fusions and copies for instance, stays as it is.
+# Tests compile much and run little: LLVM's optimization costs more than it saves, and the newer
+# code generator of fusions takes twice as long as the older one. What XLA itself does to a
+# program, fusions and copies for instance, stays as it is.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+    + " --xla_cpu_use_fusion_emitters=false"
 )
 
 import chex

@@ -99,7 +99,8 @@ def test_agrees_with_optax(options):
     ours = optimizers.muon(0.02, bias_correction=True, **options)
     theirs = optax.contrib.muon(0.02, **options)
     for u, v in zip(_steps(ours, SHAPES), _steps(theirs, SHAPES), strict=True):
-        chex.assert_trees_all_close(u, v, atol=2e-6)
+        # Iterations in float32 differ by what the compiler fuses.
+        chex.assert_trees_all_close(u, v, atol=5e-6)
 
 
 def test_is_spectral_steepest_descent_without_memory():
