@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gradax import _optional, federated
+from gradax import _optional, _simulate_dadao, federated
 from gradax._tasks import Task, classification
 from gradax.catalogue import Entry, get
 
@@ -17,6 +17,7 @@ GRAPHS = (
     "ring",
     "star",
     "path",
+    "grid",
     "torus",
     "erdos_renyi",
     "exponential",
@@ -42,7 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--alpha", type=float, help="Dirichlet concentration of the labels; even split if absent"
     )
-    data.add_argument("--hidden", type=int, nargs="*", default=[64], help="widths of layers")
+    data.add_argument(
+        "--hidden",
+        type=int,
+        nargs="*",
+        help="widths of layers; 64, or none where a method is convex",
+    )
     who = parser.add_argument_group("participants")
     who.add_argument("--clients", "--nodes", type=int, default=100, help="how many there are")
     who.add_argument("--cohort", type=int, help="clients drawn per round; 10 or all, if fewer")
@@ -50,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     who.add_argument("--attack", choices=sorted(ATTACKS), help="what dishonest nodes send")
     who.add_argument("--attackers", type=int, default=0, help="how many nodes are dishonest")
     work = parser.add_argument_group("training")
-    work.add_argument("--rounds", type=int, default=50)
+    work.add_argument("--rounds", type=int, help="50; of dadao 150 units of time")
     work.add_argument("--batch-size", type=int, default=20)
     work.add_argument("--steps", type=int, default=20, help="local steps of a round")
     work.add_argument("--learning-rate", type=float, default=0.1)
@@ -81,21 +87,13 @@ def run(arguments: argparse.Namespace) -> None:
       ValueError: if an option cannot work.
     """
     entry = get(arguments.method)
-    algorithm = _build(entry, arguments)
-    task = classification(arguments.data, arguments.hidden, arguments.seed)
-    has_server = isinstance(algorithm, federated.Algorithm)
+    task, options = PLANS.get(entry.name, _plan)(entry, arguments)
+    has_server = isinstance(options["algorithm"], federated.Algorithm)
     honest = arguments.clients - arguments.attackers
     result = federated.simulate(
-        algorithm,
-        task.loss_fn,
-        task.params,
-        _split(task, arguments),
-        rounds=arguments.rounds,
-        cohort=_cohort(arguments) if has_server else None,
-        batch_size=arguments.batch_size,
-        num_steps=arguments.steps if has_server else 1,
+        **options,
+        params=task.params,
         evaluate=_evaluation(task, has_server, honest),
-        segment=arguments.segment,
         chunk=arguments.chunk,
         key=arguments.seed,
         checkpoint=arguments.checkpoint,
@@ -103,6 +101,36 @@ def run(arguments: argparse.Namespace) -> None:
         title=entry.name,
     )
     _report(entry, result.history, arguments)
+
+
+def _plan(entry: Entry, arguments: argparse.Namespace) -> tuple[Task, dict[str, Any]]:
+    """The task, and arguments of ``simulate``."""
+    algorithm = _build(entry, arguments)
+    hidden = [64] if arguments.hidden is None else arguments.hidden
+    task = classification(arguments.data, hidden, arguments.seed)
+    has_server = isinstance(algorithm, federated.Algorithm)
+    return task, {
+        "algorithm": algorithm,
+        "loss_fn": task.loss_fn,
+        "data": _split(task, arguments),
+        "rounds": 50 if arguments.rounds is None else arguments.rounds,
+        "cohort": _cohort(arguments) if has_server else None,
+        "batch_size": arguments.batch_size,
+        "num_steps": arguments.steps if has_server else 1,
+        "segment": arguments.segment,
+    }
+
+
+def _plan_dadao(entry: Entry, arguments: argparse.Namespace) -> tuple[Task, dict[str, Any]]:
+    if arguments.attackers or arguments.attack:
+        raise ValueError(f"simulate: {entry.name} has no --attackers; monna does, for instance.")
+    given = dict(_assignment(text) for text in arguments.set)
+    adjacency = _adjacency(arguments.graph, arguments.clients, arguments.seed)
+    return _simulate_dadao.plan(arguments, adjacency, given, lambda task: _split(task, arguments))
+
+
+#: Methods that a learning rate and a mixing matrix do not describe.
+PLANS = {"dadao": _plan_dadao}
 
 
 def _build(entry: Entry, arguments: argparse.Namespace) -> Any:
@@ -144,15 +172,22 @@ def _dishonest(entry: Entry, known: Any, arguments: argparse.Namespace) -> dict[
 
 def _mixing(graph: str, nodes: int, seed: int) -> np.ndarray:
     topology = federated.topology
+    if graph.endswith("exponential"):
+        return getattr(topology, graph)(nodes)
+    return topology.metropolis_weights(_adjacency(graph, nodes, seed))
+
+
+def _adjacency(graph: str, nodes: int, seed: int) -> np.ndarray:
+    topology = federated.topology
+    if graph.endswith("exponential"):
+        raise ValueError(f"simulate: --graph {graph} has no edges in both directions.")
     if graph == "erdos_renyi":  # twice as dense as where graphs become connected
         density = min(1.0, 2 * np.log(max(nodes, 2)) / nodes)
-        return topology.metropolis_weights(topology.erdos_renyi(nodes, density, seed))
-    if graph == "torus":
+        return topology.erdos_renyi(nodes, density, seed)
+    if graph in ("grid", "torus"):
         rows = max(k for k in range(1, int(nodes**0.5) + 1) if nodes % k == 0)
-        return topology.metropolis_weights(topology.torus(rows, nodes // rows))
-    matrix = getattr(topology, graph)(nodes)
-    is_matrix_already = graph.endswith("exponential")
-    return matrix if is_matrix_already else topology.metropolis_weights(matrix)
+        return getattr(topology, graph)(rows, nodes // rows)
+    return getattr(topology, graph)(nodes)
 
 
 def _assignment(text: str) -> tuple[str, Any]:
@@ -198,7 +233,8 @@ def _evaluation(task: Task, has_server: bool, honest: int) -> Any:
 def _report(entry: Entry, history: federated.History, arguments: argparse.Namespace) -> None:
     megabytes = [history.total(f"bytes_{way}") / 1e6 for way in ("up", "down")]
     print(
-        f"{entry.name}: test accuracy {history.last('accuracy'):.3f} after {len(history)} rounds, "
+        f"{entry.name}: test accuracy {history.last('accuracy'):.3f} after {len(history)} "
+        f"{'events' if entry.name == 'dadao' else 'rounds'}, "
         f"{megabytes[0]:.1f} MB up, {megabytes[1]:.1f} MB down, "
         f"{history.total('seconds'):.1f} s"
     )

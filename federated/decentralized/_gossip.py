@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy.typing as npt
 import optax
 
 from gradax import _validate, catalogue
@@ -14,7 +13,8 @@ from gradax._wide import widen
 
 from .. import axis
 from . import topology
-from ._mixing import is_inexact, make_mix, make_receivers
+from ._graphs import MatrixLike
+from ._mixing import check_alike, is_inexact, make_mixer
 
 _PAPER = catalogue.Paper(
     title="Can Decentralized Algorithms Outperform Centralized Algorithms? A Case Study for "
@@ -43,7 +43,7 @@ class GossipState(NamedTuple):
     "final", _PAPER, needs=("axis",), example={"mixing": _RING, "axis_name": "nodes"}
 )
 def gossip(
-    mixing: npt.ArrayLike,
+    mixing: MatrixLike,
     axis_name: axis.AxisName,
     *,
     order: str = "atc",
@@ -68,11 +68,18 @@ def gossip(
 
     Sums are made in float32 at least. What travels has the dtype of the parameters: one model
     per mixing to everybody with ``"gather"``; one model per non-zero offset and application,
-    to that neighbour only, with ``"permute"``. Integer leaves pass through.
+    to that neighbour only, with ``"permute"``. Integer leaves pass through. A sparse matrix
+    costs what its edges cost, instead of all pairs of nodes.
+
+    Nodes with the extra ``active=False`` keep their parameters, and nobody hears them: the
+    weight that a node would give to one of them stays on its own value. Rows still sum to one,
+    and if :math:`W` is symmetric columns among those present do too. With the extra
+    ``client_id``, as ``simulate`` passes it, some nodes may have no lane at all.
 
     Args:
       mixing: the matrix ``[n, n]``, or ``[T, n, n]`` used in turn, one per mixing (such as
-        ``topology.one_peer_exponential(n)``); rows sum to one.
+        ``topology.one_peer_exponential(n)``); rows sum to one. A ``scipy.sparse`` array or a
+        list of them works too.
       axis_name: axis of the nodes; ``n`` is its size.
       order: ``"atc"`` or ``"cta"``.
       steps: how often :math:`W` is applied per mixing; the same as passing its power. Static.
@@ -83,14 +90,14 @@ def gossip(
 
     Returns:
       A transformation with the state :class:`GossipState`; it needs params and the axis. An
-      extra ``round`` (as ``simulate`` passes it) replaces the count of updates: it is the
-      same for all nodes, so that under ``vmap`` too nothing is computed in rounds that do not
-      mix.
+      extra ``round`` (as ``simulate`` passes it) replaces the count of updates. Nothing is
+      computed in rounds that do not mix.
 
     Raises:
       ValueError: if ``mixing`` is not square, its rows do not sum to one or it is not
         connected, another argument is out of range, ``"permute"`` meets a matrix that is not
-        circulant; at trace time if the size of the axis differs from that of the matrix.
+        circulant; at trace time if the size of the axis differs from that of the matrix, or
+        updates from params in structure or shapes.
 
     Examples:
       >>> import gradax, jax, jax.numpy as jnp, optax
@@ -109,7 +116,7 @@ def gossip(
     """
     _validate.one_of("gossip", "order", order, ("atc", "cta"))
     _validate.integer("gossip", "every", every, at_least=1)
-    mix = make_mix(
+    mixer = make_mixer(
         "gossip",
         mixing,
         axis_name,
@@ -117,7 +124,6 @@ def gossip(
         backend=backend,
         require_connected=require_connected,
     )
-    receivers = make_receivers(mixing, axis_name, steps)
     if not isinstance(mixing, jax.core.Tracer) and not topology.is_doubly_stochastic(mixing):
         message = "gossip: columns of mixing do not sum to 1: nodes agree on a weighted mean."
         warnings.warn(message, stacklevel=2)
@@ -131,29 +137,41 @@ def gossip(
         moved = mixed - widen(value)
         return (moved if order == "atc" else moved + update).astype(value.dtype)
 
-    def mixing_update(updates, params, t):
-        mixed = mix(jax.tree.map(sent, updates, params), t)
-        return jax.tree.map(to_update, mixed, params, updates), receivers(t)
+    def mixing_update(updates, params, t, members):
+        mixed = mixer.mix(jax.tree.map(sent, updates, params), t, members)
+        return jax.tree.map(to_update, mixed, params, updates), mixer.receivers(t, members)
 
-    def local_update(updates, params, t):
-        del t
+    def local_update(updates, params):
         return jax.tree.map(lambda u, x: u.astype(x.dtype), updates, params), jnp.int32(0)
 
     def init_fn(params):
         del params
         return GossipState(jnp.zeros([], jnp.int32), jnp.zeros([], jnp.int32))
 
-    def update_fn(updates, state, params=None, *, round=None, **extra):
+    def update_fn(
+        updates,
+        state,
+        params=None,
+        *,
+        round=None,
+        active=None,
+        client_id=None,
+        num_clients=None,
+        **extra,
+    ):
         del extra
         params = require_params("gossip", params)
-        count = state.count if round is None else jnp.asarray(round)
+        check_alike("gossip", updates, params)
+        members = mixer.members(active, client_id, num_clients)
+        count = mixer.clock(state.count, round)
+        mixing_now = lambda u, x: mixing_update(u, x, count // every, members)
         if every == 1:
-            updates, copies = mixing_update(updates, params, count)
+            updates, copies = mixing_now(updates, params)
         else:
             mixes = (count + 1) % every == 0
-            updates, copies = jax.lax.cond(
-                mixes, mixing_update, local_update, updates, params, count // every
-            )
+            updates, copies = jax.lax.cond(mixes, mixing_now, local_update, updates, params)
+        if members is not None:
+            updates = jax.tree.map(lambda u: jnp.where(members.active, u, 0), updates)
         return updates, GossipState(optax.safe_increment(state.count), copies)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -167,7 +185,7 @@ def gossip(
 )
 def decentralized_sgd(
     learning_rate: optax.ScalarOrSchedule,
-    mixing: npt.ArrayLike,
+    mixing: MatrixLike,
     axis_name: axis.AxisName,
     momentum: jax.typing.ArrayLike | None = None,
     *,

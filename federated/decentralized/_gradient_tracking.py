@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy.typing as npt
 import optax
 
 from gradax import _validate, catalogue
@@ -13,7 +12,8 @@ from gradax._wide import widen
 from .. import axis
 from . import topology
 from ._gossip import _RING, gossip
-from ._mixing import is_inexact, make_mix, make_receivers
+from ._graphs import MatrixLike
+from ._mixing import check_alike, is_inexact, make_mixer
 
 _PAPER = catalogue.Paper(
     title="Achieving Geometric Convergence for Distributed Optimization over Time-Varying Graphs",
@@ -43,7 +43,7 @@ class GradientTrackingState(NamedTuple):
     "direction", _PAPER, needs=("axis",), example={"mixing": _RING, "axis_name": "nodes"}
 )
 def scale_by_gradient_tracking(
-    mixing: npt.ArrayLike, axis_name: axis.AxisName
+    mixing: MatrixLike, axis_name: axis.AxisName
 ) -> optax.GradientTransformationExtraArgs:
     r"""Replaces a node's gradient by its running estimate of the average one.
 
@@ -52,10 +52,16 @@ def scale_by_gradient_tracking(
 
     The mean of the :math:`y_i` equals the mean of the gradients at every step. That needs a
     doubly stochastic matrix, and a place before momentum or a preconditioner. One more model
-    travels per update. When nodes join or leave, start with a fresh state.
+    travels per update.
+
+    A node with the extra ``active=False`` keeps its state; what it would take from a neighbour
+    stays with that neighbour, so that the sum of all :math:`y_i` remains the sum of the last
+    gradients of all nodes. Absent nodes therefore pull with the gradient they had when they
+    left: when nodes leave for good or join, start with a fresh state.
 
     Args:
-      mixing: the matrix ``[n, n]``, or ``[T, n, n]`` used in turn; doubly stochastic.
+      mixing: the matrix ``[n, n]``, or ``[T, n, n]`` used in turn, or sparse as in
+        :func:`gossip`; doubly stochastic.
       axis_name: axis of the nodes; ``n`` is its size.
 
     Returns:
@@ -81,8 +87,7 @@ def scale_by_gradient_tracking(
       Nedic, Olshevsky and Shi, `Achieving Geometric Convergence for Distributed Optimization
       over Time-Varying Graphs <https://arxiv.org/abs/1607.03218>`_, 2016.
     """
-    mix = make_mix("gradient_tracking", mixing, axis_name)
-    receivers = make_receivers(mixing, axis_name)
+    mixer = make_mixer("gradient_tracking", mixing, axis_name, keep_sums=True)
     if not isinstance(mixing, jax.core.Tracer) and not topology.is_doubly_stochastic(mixing):
         raise ValueError("gradient_tracking: columns of mixing must sum to 1 as rows do.")
 
@@ -99,15 +104,32 @@ def scale_by_gradient_tracking(
             wire_copies=jnp.zeros([], jnp.int32),
         )
 
-    def update_fn(updates, state, params=None, *, round=None, **extra):
+    def update_fn(
+        updates,
+        state,
+        params=None,
+        *,
+        round=None,
+        active=None,
+        client_id=None,
+        num_clients=None,
+        **extra,
+    ):
         del params, extra
+        check_alike("gradient_tracking", updates, state.tracker)
+        members = mixer.members(active, client_id, num_clients)
         # Both fields start at zero, so the first tracker is the gradient itself.
-        t = state.count if round is None else jnp.asarray(round)
-        mixed = mix(state.tracker, t)
+        t = mixer.clock(state.count, round)
+        mixed = mixer.mix(state.tracker, t, members)
         tracker = jax.tree.map(track, mixed, state.tracker, updates, state.prev_grad)
         prev_grad = jax.tree.map(lambda g, old: g.astype(old.dtype), updates, state.prev_grad)
-        count = optax.safe_increment(state.count)
-        return tracker, GradientTrackingState(count, prev_grad, tracker, receivers(t))
+        count, copies = optax.safe_increment(state.count), mixer.receivers(t, members)
+        new = GradientTrackingState(count, prev_grad, tracker, copies)
+        if members is None:
+            return tracker, new
+        stay = lambda after, before: jnp.where(members.active, after, before)
+        kept = jax.tree.map(stay, new, state)._replace(wire_copies=copies)
+        return jax.tree.map(lambda y: stay(y, jnp.zeros_like(y)), tracker), kept
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -120,7 +142,7 @@ def scale_by_gradient_tracking(
 )
 def gradient_tracking(
     learning_rate: optax.ScalarOrSchedule,
-    mixing: npt.ArrayLike,
+    mixing: MatrixLike,
     axis_name: axis.AxisName,
     order: str = "atc",
 ) -> optax.GradientTransformationExtraArgs:

@@ -24,6 +24,8 @@ def monna(
     *,
     attack: Callable[..., Any] | None = None,
     key: jax.Array | int | None = None,
+    steps: int = 1,
+    num_nodes: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""MoNNA: a momentum step, then the average of the models nearest to one's own.
 
@@ -44,12 +46,16 @@ def monna(
       num_responses: as in :func:`nearest_neighbor_average`.
       attack: as in :func:`nearest_neighbor_average`, to simulate dishonest nodes.
       key: as in :func:`nearest_neighbor_average`.
+      steps: how often models are averaged per update; the paper's algorithm does it once. Static.
+      num_nodes: as in :func:`nearest_neighbor_average`, to have ``f`` checked at once.
+        Static.
 
     Returns:
       The chained transformation; one copy of params for the momentum.
 
     Raises:
-      ValueError: if an argument is out of range; at trace time if ``2 f >= n``.
+      ValueError: if an argument is out of range; with ``num_nodes`` at once, otherwise at trace
+        time, if ``2 f >= n``.
 
     Examples:
       >>> import gradax, jax, jax.numpy as jnp, optax
@@ -74,5 +80,7 @@ def monna(
     return optax.chain(
         optax.ema(momentum, debias=False),
         optax.scale_by_learning_rate(learning_rate),
-        nearest_neighbor_average(f, axis_name, num_responses, attack, key),
+        nearest_neighbor_average(
+            f, axis_name, num_responses, attack, key, steps=steps, num_nodes=num_nodes
+        ),
     )

@@ -1,5 +1,6 @@
 """Nearest-neighbour averaging: every node averages only the models closest to its own."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from .. import axis
 from ..robust import rules
 from ..robust._inject import draws
 from ..robust._rows import append_copies, check_faulty, count_rows, inexact_leaves
-from ._mixing import is_inexact
+from ._mixing import check_alike, is_inexact
 
 PAPER = catalogue.Paper(
     title="Robust Collaborative Learning with Linear Gradient Overhead",
@@ -31,8 +32,8 @@ class NearestNeighborState(NamedTuple):
     Attributes:
       key: this node's key, for the draw of whom it hears and of an attack; ``None`` if
         nothing is drawn.
-      wire_copies: ``int32[]``, how many others heard the node in the last update; with
-        ``num_responses`` their mean number.
+      wire_copies: ``int32[]``, how many others heard the node in the last update, added up
+        over the steps; with ``num_responses`` their mean number.
     """
 
     key: jax.Array | None
@@ -46,6 +47,9 @@ def nearest_neighbor_average(
     num_responses: int | None = None,
     attack: Callable[..., Any] | None = None,
     key: jax.Array | int | None = None,
+    *,
+    steps: int = 1,
+    num_nodes: int | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Averages the models nearest to a node's own; stands last in a chain.
 
@@ -60,6 +64,9 @@ def nearest_neighbor_average(
     fewer are averaged if too few remain; a node whose own model is not finite keeps it. Nodes
     with the extra ``active=False`` are not heard.
 
+    With several ``steps`` this is repeated, each time with the averages of the step before:
+    honest nodes come closer to each other, and every step costs another model.
+
     Up to ``f`` nodes may send anything. The theory asks for few of them (about a tenth),
     experiments bear almost a fifth. Distances and sums are made in float32 at least; every
     node receives all models in the dtype of the parameters. Integer leaves pass through.
@@ -69,19 +76,24 @@ def nearest_neighbor_average(
       axis_name: axis of the nodes.
       num_responses: number :math:`r` of models a node hears, its own included, the others
         drawn at random in each update; ``None`` means everybody. Static.
-      attack: as in :func:`inject_attack`, on the half-step models of the last ``f`` nodes; an
-        attack that draws tells every receiver another lie.
+      attack: as in :func:`inject_attack`, on the models of the last ``f`` nodes, in every
+        step; an attack that draws tells every receiver another lie.
       key: JAX key or integer seed, needed if ``num_responses`` is given or the attack draws.
         It belongs to the node: fold the node's number in if the state is not made by
         ``simulate``.
+      steps: how often models are averaged per update. Static.
+      num_nodes: number :math:`n` of nodes, if it is known: what ``f`` may be is then checked at
+        once, and ``5 f >= n`` is warned of. Static.
 
     Returns:
       A transformation with the state :class:`NearestNeighborState`; it needs params and the
       axis.
 
     Raises:
-      ValueError: if ``f`` or ``num_responses`` is out of range or ``key`` is missing; at
-        trace time if ``2 f >= n`` or ``num_responses > n``.
+      ValueError: if ``f``, ``steps`` or ``num_responses`` is out of range or ``key`` is
+        missing; with ``num_nodes`` at once, otherwise at trace time, if ``2 f >= n`` or
+        ``num_responses > n``; at trace time if there are not ``num_nodes`` nodes, or updates
+        differ from params in structure or shapes.
 
     Examples:
       >>> import gradax, jax, jax.numpy as jnp, optax
@@ -99,6 +111,7 @@ def nearest_neighbor_average(
     who = "nearest_neighbor_average"
     axis.names(axis_name)
     _validate.integer(who, "f", f, at_least=0)
+    _validate.integer(who, "steps", steps, at_least=1)
     if num_responses is not None:
         _validate.integer(who, "num_responses", num_responses, at_least=f + 1)
     lying_at_random = attack is not None and draws(attack)
@@ -110,6 +123,13 @@ def nearest_neighbor_average(
         check_faulty(who, f, n)
         if num_responses is not None and num_responses > n:
             raise ValueError(f"{who}: num_responses must be at most n = {n}, got {num_responses}.")
+
+    if num_nodes is not None:
+        _validate.integer(who, "num_nodes", num_nodes, at_least=1)
+        check_size(num_nodes)
+        if f > 0 and 5 * f >= num_nodes:
+            message = f"{who}: f = {f} of {num_nodes} nodes is a fifth or more: expect little."
+            warnings.warn(message, stacklevel=2)
 
     def with_lies(attack, rows, key):
         honest = jax.tree.map(lambda leaf: leaf[: len(leaf) - f], rows)
@@ -152,16 +172,24 @@ def nearest_neighbor_average(
         own_key = _keys.as_key(who, key) if drawing else None
         return NearestNeighborState(own_key, jnp.zeros([], jnp.int32))
 
-    def update_fn(updates, state, params=None, *, active=None, **extra):
+    def update_fn(updates, state, params=None, *, active=None, num_clients=None, **extra):
         del extra
         params = require_params(who, params)
-        check_size(axis.size(axis_name))
-        keys = jax.random.split(state.key, 3) if drawing else (None, None, None)
-        half = jax.tree.map(lambda x, u: jnp.asarray(x + u, x.dtype), params, updates)
+        check_alike(who, updates, params)
+        lanes = axis.size(axis_name)
+        check_size(lanes)
+        found = num_clients if isinstance(num_clients, int) else lanes
+        if num_nodes not in (None, found):
+            raise ValueError(f"{who}: num_nodes = {num_nodes}, but there are {found} nodes.")
+        keys = jax.random.split(state.key, 1 + 2 * steps) if drawing else [None] * (1 + 2 * steps)
+        means = half = jax.tree.map(lambda x, u: jnp.asarray(x + u, x.dtype), params, updates)
         if inexact_leaves(half):
-            means = average(half, active, keys[1], keys[2])
+            for step in range(steps):
+                # What travels has the dtype of the parameters, in every step.
+                half = jax.tree.map(lambda mean, x: jnp.asarray(mean, x.dtype), means, params)
+                means = average(half, active, *keys[1 + 2 * step : 3 + 2 * step])
             updates = jax.tree.map(_move, means, params, updates)
-        heard_by = jnp.int32((num_responses or axis.size(axis_name)) - 1)
+        heard_by = jnp.int32(steps * ((num_responses or lanes) - 1))
         return updates, NearestNeighborState(keys[0], heard_by)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

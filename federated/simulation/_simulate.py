@@ -33,7 +33,8 @@ class SimResult(NamedTuple):
     """What a simulation returns.
 
     Attributes:
-      params: the common parameters, or for peers one row per node, leaves ``[nodes, ...]``.
+      params: the common parameters, or for peers one row per node, leaves ``[nodes, ...]``;
+        with ``readout=`` what that returns.
       history: metrics per round.
       state: everything; pass it to :func:`simulate` to go on.
     """
@@ -57,6 +58,7 @@ def simulate(
     replace: bool = False,
     grad_fn: Callable[[optax.Params, Any], optax.Updates] | None = None,
     evaluate: Callable[[optax.Params], dict[str, jax.Array]] | None = None,
+    readout: Callable[[SimState], Any] | None = None,
     segment: int = 10,
     chunk: int | None = None,
     mesh: jax.sharding.Mesh | None = None,
@@ -84,8 +86,8 @@ def simulate(
       rounds: total number of rounds; a run that goes on stops when this many have been made.
       cohort: who takes part: a number of clients drawn uniformly each round, a :class:`Cohort`,
         or ``None`` for everybody. Nodes without a server sit in the order of their numbers;
-        their rule must cope with who is absent (the extra ``active``), as
-        :func:`nearest_neighbor_average` does and :func:`gossip`, which needs everybody, does not.
+        their rule must cope with who is absent (the extras ``active`` and ``client_id``), as
+        :func:`gossip` and :func:`nearest_neighbor_average` do.
       batch_size: examples per batch; ``None`` takes all of a client's examples in every step.
       num_steps: local steps of a round.
       num_epochs: instead of ``num_steps``, passes over each client's own data; clients with
@@ -95,6 +97,9 @@ def simulate(
       grad_fn: ``grad_fn(params, batch)``, if it is not the gradient of ``loss_fn``.
       evaluate: ``evaluate(params) -> {name: scalar}``, jitted, after every segment; peers pass
         parameters with a leading axis of nodes.
+      readout: ``readout(state)``, what is evaluated and returned in place of ``state.params``,
+        for methods whose iterates are not what one wants to use: an average that the server
+        keeps, or nodes that stand at different times (:func:`dadao_params`).
       segment: rounds per segment. At most one segment is lost when a run is killed.
       chunk: clients computed side by side. By default one on CPU, where that is fastest and
         takes the least memory, and all of the cohort elsewhere or on a mesh. For peers only
@@ -179,7 +184,7 @@ def simulate(
                     f"simulate: give state= or a checkpoint= that holds a run, not both; "
                     f"{os.fspath(checkpoint)!r} holds one."
                 )
-        run = _Run(engine, data, evaluate, saved)
+        run = _Run(engine, data, evaluate, readout, saved)
         return run.play(state, rounds, segment, progress, title)
 
 
@@ -227,11 +232,15 @@ def _description(engine: Engine, data: ClientData, key, state: SimState) -> dict
 class _Run:
     """A simulation under way: segments, and what happens between them."""
 
-    def __init__(self, engine: Engine, data: ClientData, evaluate, saved: Checkpoints | None):
+    def __init__(self, engine: Engine, data: ClientData, evaluate, readout, saved):
         self._engine, self._saved = engine, saved
         data = engine.placement.lay_out(data)
         self._data = jax.device_put(data, engine.placement.of_data(data))
-        self._evaluate: Callable = jax.jit(evaluate) if evaluate else lambda params: {}
+        read = readout or (lambda state: state.params)
+        self._readout = jax.jit(lambda state: jax.tree.map(jnp.copy, read(state)))
+        self._evaluate: Callable = lambda state: {}
+        if evaluate:
+            self._evaluate = jax.jit(lambda state: evaluate(read(state)))
         self._segment = jax.jit(self._scan, static_argnums=2, donate_argnums=0)
         self._bytes: tuple[int, int | None] | None = None
 
@@ -252,44 +261,42 @@ class _Run:
                 seconds = (time.perf_counter() - began) / length
                 rows += self._rows(metrics, made, length, seconds, state)
                 made += length
-                _add_evaluation(rows[-1], jax.device_get(self._evaluate(state.params)))
+                _add_evaluation(rows[-1], jax.device_get(self._evaluate(state)))
                 if self._saved:
                     self._saved.save(state, rows)
                 report(made, _headline(rows[-1]))
-        return SimResult(jax.tree.map(jnp.array, state.params), History(rows), state)
+        return SimResult(self._readout(state), History(rows), state)
 
     def _rows(self, metrics, made, length, seconds, state) -> list[dict[str, Any]]:
-        """Turns the stacked metrics of a segment into rows of plain numbers."""
+        """Turns the stacked metrics of a segment into rows of plain numbers.
+
+        Rounds may be many and short, so columns are made first, by NumPy.
+        """
         up, down = self._message_bytes(state)
-        rows = []
-        for number in range(length):
-            one = jax.tree.map(lambda x, number=number: x[number], metrics)
-            active = one["lanes"].pop("active")
-            lanes = {name: values[active] for name, values in one["lanes"].items()}
-            # Python integers: bytes overflow 32 bits soon.
-            sizes = [int(size) for size in lanes.pop("wire_bytes", [up] * int(active.sum()))]
-            copies = [int(count) for count in lanes.pop("wire_copies", [1] * len(sizes))]
-            sent = sum(size * count for size, count in zip(sizes, copies, strict=True))
-            scored = int(one["num_scored"])
-            row = {
-                "round": made + number + 1,
-                "num_active": int(one["num_active"]),
-                # A loss is one number.
-                "bytes_up": sent + 4 * scored,
-                # What one peer sends another receives.
-                "bytes_down": sent if down is None else down * max(len(sizes), scored),
-                "seconds": seconds,
-            }
-            if one["num_cut"]:
-                row["num_cut"] = int(one["num_cut"])
-            if scored:
-                row["num_scored"] = scored
-            row |= {
-                name: float(np.mean(values, dtype=np.float64))
-                for name, values in lanes.items()
-                if len(values)
-            }
-            rows.append(row)
+        lanes = dict(metrics["lanes"])
+        active = np.asarray(lanes.pop("active"))
+        present = active.sum(axis=1)
+        # 64 bits: bytes overflow 32 bits soon.
+        sizes = np.asarray(lanes.pop("wire_bytes", up), np.int64)
+        copies = np.asarray(lanes.pop("wire_copies", 1), np.int64)
+        sent = np.sum(np.where(active, sizes * copies, 0), axis=1)
+        cut, scored = (np.asarray(metrics[name]) for name in ("num_cut", "num_scored"))
+        columns = {
+            "round": made + 1 + np.arange(length),
+            "num_active": metrics["num_active"],
+            # A loss is one number.
+            "bytes_up": sent + 4 * scored,
+            # What one peer sends another receives.
+            "bytes_down": sent if down is None else down * np.maximum(present, scored),
+            "seconds": np.full(length, seconds),
+        }
+        optional = {"num_cut": (cut, cut > 0), "num_scored": (scored, scored > 0)}
+        for name, values in lanes.items():
+            optional[name] = (_mean_present(np.asarray(values), active), present > 0)
+        rows = [dict(zip(columns, row, strict=True)) for row in _transposed(columns.values())]
+        for name, (values, measured) in optional.items():
+            for number in np.flatnonzero(measured).tolist():
+                rows[number][name] = values[number].item()
         return rows
 
     def _message_bytes(self, state) -> tuple[int, int | None]:
@@ -297,6 +304,19 @@ class _Run:
         if self._bytes is None:
             self._bytes = self._engine.message_bytes(state, self._data)
         return self._bytes
+
+
+def _transposed(columns) -> Any:
+    """Rows of Python numbers."""
+    return zip(*(np.asarray(column).tolist() for column in columns), strict=True)
+
+
+def _mean_present(values: np.ndarray, active: np.ndarray) -> np.ndarray:
+    """Means over those who took part, ``[rounds]``; NaN where nobody did."""
+    values = values.reshape(*active.shape, -1)
+    kept = np.where(active[..., None], values.astype(np.float64), 0.0)
+    with np.errstate(invalid="ignore"):
+        return kept.sum(axis=(1, 2)) / (active.sum(axis=1) * values.shape[-1])
 
 
 def _add_evaluation(row: dict[str, Any], metrics: dict[str, Any]) -> None:

@@ -49,6 +49,20 @@ def test_simulate_knows_graphs(graph, capsys):
     assert "decentralized_sgd: test accuracy" in capsys.readouterr().out
 
 
+def test_simulate_derives_the_constants_of_dadao(tmp_path, capsys):
+    history = tmp_path / "run.jsonl"
+    arguments = ["simulate", "dadao", "--nodes", "6", "--graph", "grid", "--rounds", "4"]
+    arguments += ["--segment", "2", "--set", "strong_convexity=0.1", "--quiet"]
+    assert main([*arguments, "--history", str(history)]) == 0
+    out = capsys.readouterr().out
+    assert "strong convexity 0.1 (penalty), smoothness 5.955" in out
+    assert "6 gradients per unit of time" in out
+    assert "dadao: test accuracy" in out
+    rows = federated.History.from_json(history)
+    assert 10 < rows.total("num_active") / 4 < 24  # 6 gradients and twice about 7 exchanges
+    assert len(rows.column("accuracy")) >= 2
+
+
 def test_simulate_takes_arguments_of_the_method(capsys):
     arguments = ["simulate", "fedavg", *SMALL, "--quiet", "--set", "weighting=uniform"]
     assert main(arguments) == 0
@@ -73,6 +87,12 @@ def test_simulate_bears_attackers(capsys):
         (["simulate", "fedavg", "--set", "foo"], "NAME=VALUE"),
         (["simulate", "fedavg", "--attackers", "3"], "no --attackers"),
         (["simulate", "monna", "--attack", "alie"], "--attackers must lie in"),
+        (["simulate", "dadao", "--hidden", "8"], "leave out --hidden"),
+        (["simulate", "dadao", "--graph", "exponential"], "no edges in both directions"),
+        (["simulate", "dadao", "--nodes", "1"], "two nodes or more"),
+        (["simulate", "dadao", "--set", "chi1=2"], "only strong_convexity can be set, got chi1"),
+        (["simulate", "dadao", "--attackers", "2"], "dadao has no --attackers"),
+        (["simulate", "dadao", "--rounds", "0"], "rounds must be an integer >= 1"),
         (["simulate", "fedavg", "--rounds", "0"], "rounds must be an integer >= 1"),
         (["simulate", "fedavg", "--data", "nowhere", "--quiet"], "nowhere"),
     ],

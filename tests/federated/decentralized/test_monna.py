@@ -70,7 +70,7 @@ def test_the_hook_and_an_injected_attack_agree():
 
 
 def test_hyperparameters_may_be_injected():
-    make = optax.inject_hyperparams(federated.monna, static_args=("f", "num_responses"))
+    make = optax.inject_hyperparams(federated.monna, static_args=("f", "num_responses", "steps"))
     a, b = (
         run_nodes(m(0.1, 1, "nodes", 0.5), jnp.ones((7, 3)), away_from_targets, 4)[0]
         for m in (make, federated.monna)
@@ -93,6 +93,17 @@ def test_bad_arguments_are_refused(arguments, message):
         federated.monna(**good | arguments)
 
 
+def test_more_mixing_brings_honest_nodes_closer_under_attack():
+    spreads = []
+    for steps in (1, 3):
+        tx = federated.monna(0.1, 1, "nodes", attack=attacks.a_little_is_enough, steps=steps)
+        x, _ = run_nodes(tx, jnp.zeros((7, 3)), away_from_targets, 30)
+        spreads.append(float(jnp.linalg.norm(x[:6] - x[:6].mean(axis=0))))
+    assert spreads[1] < 0.5 * spreads[0]
+
+
 def test_half_of_the_nodes_cannot_lie():
+    with pytest.raises(ValueError, match=r"cannot tolerate 2f >= n, got f = 2 of n = 4"):
+        federated.monna(0.1, 2, "nodes", num_nodes=4)
     with pytest.raises(ValueError, match=r"cannot tolerate 2f >= n, got f = 2 of n = 4"):
         run_nodes(federated.monna(0.1, 2, "nodes"), jnp.zeros(4), lambda x: x, 1)

@@ -206,9 +206,48 @@ def test_an_empty_tree_is_nothing_to_do():
     assert jax.vmap(run, axis_name="nodes")(jnp.zeros(4)) == {}
 
 
+@pytest.mark.parametrize("attack", [None, attacks.sign_flip], ids=["honest", "sign_flip"])
+def test_several_steps_average_again_and_are_attacked_again(attack):
+    rows = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
+    expected = rows.astype(np.float64)
+    for _ in range(3):
+        if attack is not None:
+            expected[6] = np.asarray(attack(jnp.asarray(expected[:6], jnp.float32)))
+        expected = reference(expected, 6)
+    found = mix(jnp.asarray(rows), 1, attack=attack, steps=3)
+    honest = 7 if attack is None else 6
+    np.testing.assert_allclose(found[:honest], expected[:honest], rtol=1e-4, atol=1e-6)
+
+
+def test_several_steps_hear_others_each_time_and_count_what_is_sent():
+    rows = jnp.eye(8)
+    tx = federated.nearest_neighbor_average(0, "nodes", num_responses=2, key=0, steps=3)
+    state = jax.vmap(tx.init)(rows)
+    keys = jax.vmap(jax.random.fold_in)(state.key, jnp.arange(8))
+    updates, new = apply_to_all(tx, jnp.zeros_like(rows), state._replace(key=keys), rows)
+    # Two models a step, so at most eight; as many as two only if all steps heard the same.
+    assert ((rows + updates > 0).sum(axis=1) > 2).all()
+    assert (new.wire_copies == 3).all()
+
+
+def test_the_bound_on_f_is_checked_at_once_if_the_number_of_nodes_is_known():
+    make = functools.partial(federated.nearest_neighbor_average, axis_name="nodes", num_nodes=10)
+    make(1)
+    with pytest.warns(UserWarning, match=r"f = 2 of 10 nodes is a fifth or more"):
+        make(2)
+    with pytest.raises(ValueError, match=r"cannot tolerate 2f >= n, got f = 5 of n = 10"):
+        make(5)
+    with pytest.raises(ValueError, match=r"num_responses must be at most n = 10, got 11"):
+        make(1, num_responses=11, key=0)
+    with pytest.raises(ValueError, match=r"num_nodes = 10, but there are 4 nodes"):
+        mix(jnp.zeros(4), 1, num_nodes=10)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"steps": 0}, r"steps must be an integer >= 1, got 0"),
+        ({"num_nodes": 0}, r"num_nodes must be an integer >= 1, got 0"),
         ({"f": -1}, r"f must be an integer >= 0, got -1"),
         ({"f": 1.0}, r"f must be an integer >= 0, got 1.0"),
         ({"num_responses": 1, "key": 0}, r"num_responses must be an integer >= 2, got 1"),

@@ -6,6 +6,7 @@ import warnings
 import networkx
 import numpy as np
 import pytest
+import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -209,6 +210,66 @@ def test_no_single_matrix_of_a_stack_need_be_connected():
     assert topology.is_connected(stack)
 
 
+SPARSE = {
+    "ring": functools.partial(topology.ring, 70),
+    "single": functools.partial(topology.ring, 1),
+    "star": functools.partial(topology.star, 70),
+    "torus": functools.partial(topology.torus, 8, 9),
+    "hypercube": functools.partial(topology.hypercube, 8),
+}
+
+
+@pytest.mark.parametrize("draw", SPARSE.values(), ids=SPARSE)
+def test_sparse_graphs_and_weights_are_the_dense_ones(draw):
+    graph, dense = draw(sparse=True), draw()
+    assert isinstance(graph, scipy.sparse.csr_array)
+    pairs = [(graph, dense), (topology.laplacian(graph), topology.laplacian(dense))]
+    for weights in (
+        topology.metropolis_weights,
+        topology.laplacian_weights,
+        topology.best_constant_weights,
+        lambda graph: topology.lazy(topology.metropolis_weights(graph)),
+    ):
+        pairs.append((weights(graph), weights(dense)))
+        assert topology.is_doubly_stochastic(pairs[-1][0])
+        gaps = [topology.spectral_gap(mixing) for mixing in pairs[-1]]
+        assert gaps[0] == pytest.approx(gaps[1], abs=1e-9)
+    for found, expected in pairs:
+        assert isinstance(found, scipy.sparse.csr_array)
+        np.testing.assert_allclose(found.toarray(), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("n", [1, 5, 8])
+def test_sparse_exponential_graphs_are_the_dense_ones(n):
+    found = topology.exponential(n, sparse=True)
+    np.testing.assert_allclose(found.toarray(), topology.exponential(n))
+    stack = topology.one_peer_exponential(n, sparse=True)
+    assert topology.is_doubly_stochastic(stack)
+    assert topology.is_connected(stack)
+    dense = np.stack([matrix.toarray() for matrix in stack])
+    np.testing.assert_allclose(dense, topology.one_peer_exponential(n))
+    lazy = topology.lazy(stack)
+    np.testing.assert_allclose(lazy[-1].toarray(), topology.lazy(dense)[-1])
+
+
+def test_a_sparse_erdos_renyi_graph_is_a_graph_of_the_density_asked_for():
+    graph = topology.erdos_renyi(300, 0.05, seed=1, sparse=True)
+    assert topology.is_connected(graph)
+    assert graph.nnz == pytest.approx(0.05 * 300 * 299, rel=0.1)
+    assert (graph != topology.erdos_renyi(300, 0.05, seed=1, sparse=True)).nnz == 0
+    assert topology.laplacian(graph).sum() == 0
+
+
+@pytest.mark.parametrize("convert", [np.asarray, scipy.sparse.csr_array], ids=["dense", "sparse"])
+def test_the_range_of_eps_is_judged_by_eigenvalues(convert):
+    graph = convert(topology.ring(80))  # its largest eigenvalue is 4
+    with pytest.raises(ValueError, match=r"eps must lie in \(0, 0.5\), got 0.51"):
+        topology.laplacian_weights(graph, 0.51)
+    with pytest.raises(ValueError, match=r"eps must lie in \(0, 0.5\), got nan"):
+        topology.laplacian_weights(graph, float("nan"))
+    assert topology.is_doubly_stochastic(topology.laplacian_weights(graph, 0.499))
+
+
 @settings(deadline=None, max_examples=25)
 @given(n=st.integers(2, 9), p=st.floats(0.0, 1.0), seed=st.integers(0, 99))
 def test_a_graph_is_connected_if_and_only_if_its_gap_is_positive(n, p, seed):
@@ -218,6 +279,7 @@ def test_a_graph_is_connected_if_and_only_if_its_gap_is_positive(n, p, seed):
     assert (topology.spectral_gap(mixing) > 1e-9) == topology.is_connected(graph)
 
 
+coo = scipy.sparse.coo_array
 TWO_PAIRS = np.kron(np.eye(2), topology.complete(2))
 
 
@@ -254,6 +316,15 @@ def test_a_disconnected_graph_is_refused_unless_asked_for(weights):
         (lambda: topology.laplacian_weights(topology.ring(4), 0.0), r"eps must lie in \(0, 0.5\)"),
         (lambda: topology.spectral_gap(topology.one_peer_exponential(4)), r"must be one matrix"),
         (lambda: topology.check_mixing(np.ones((2, 3)) / 3), r"square, .* got shape \(2, 3\)"),
+        (lambda: topology.laplacian(coo([[0, 1], [0, 0]])), r"got an edge 0, 1 one way"),
+        (lambda: topology.laplacian(coo([[1, 1], [1, 0]])), r"zero diagonal, got a loop at node 0"),
+        (lambda: topology.laplacian(coo([[0, 2], [2, 0]])), r"zeros and ones only"),
+        (lambda: topology.laplacian([coo(np.eye(2))] * 3), r"one matrix, got shape \(3, 2, 2\)"),
+        (lambda: topology.metropolis_weights(coo(TWO_PAIRS)), r"adjacency must be connected"),
+        (
+            lambda: topology.spectral_gap(topology.one_peer_exponential(4, sparse=True)),
+            r"must be one matrix, got shape \(2, 4, 4\)",
+        ),
         (lambda: topology.check_mixing([1.0]), r"square, .* got shape \(1,\)"),
         (lambda: topology.check_mixing(np.eye(2)), r"mixing must be connected"),
         (lambda: topology.check_mixing([[np.nan, 0.5], [0.5, 0.5]]), r"sum to 1, got nan in row 0"),

@@ -120,6 +120,25 @@ def test_evaluate_and_record_see_all_nodes():
     assert len(result.history.last("means")) == 3
 
 
+def test_a_readout_is_what_is_evaluated_and_returned():
+    middle = lambda state: {"b": state.params["b"].mean(), "round": state.round}
+    look = lambda seen: {"middle": seen["b"], "made": seen["round"]}
+    result = simulate(GOSSIP, rounds=2, segment=1, readout=middle, evaluate=look)
+    assert set(result.params) == {"b", "round"}
+    np.testing.assert_allclose(result.params["b"], np.mean(result.state.params["b"]), rtol=1e-6)
+    assert result.history.column("made") == [1, 2]
+    assert result.history.last("middle") == pytest.approx(float(result.params["b"]))
+
+
+def test_rounds_of_nobody_have_no_loss_and_no_bytes():
+    meetings = federated.scheduled_cohort(NUM_CLIENTS, np.array([[8, 8], [3, 8]]))
+    history = simulate(optax.sgd(0.1), rounds=2, cohort=meetings).history
+    assert history.column("num_active") == [0, 1]
+    assert history.column("bytes_up") == [0, 4 * 4]
+    assert "loss" not in history.rows[0]
+    assert np.isfinite(history.rows[1]["loss"])
+
+
 def test_every_node_has_keys_of_its_own():
     result = simulate(optax.add_noise(0.1, 0.5, jax.random.key(0)), rounds=1)
     keys = jax.random.key_data(result.state.aggregate.rng_key)
