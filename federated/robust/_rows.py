@@ -1,6 +1,6 @@
 """Stacks of messages, one row per participant: what rules and attacks share."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -56,10 +56,80 @@ def inexact_leaves(tree: Any) -> list[jax.Array]:
     return [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
 
 
-def mean_of_leaf(leaf: jax.Array) -> jax.Array:
-    """Averages over the leading axis; integers become float."""
+class Count(NamedTuple):
+    """How many rows there are, and which.
+
+    Attributes:
+      number: a Python integer if all are there, else ``int32[]``.
+      active: ``bool[n]``, which are there; ``None`` means all.
+    """
+
+    number: Any
+    active: jax.Array | None
+
+    @classmethod
+    def of(cls, n: int, active: jax.Array | None) -> "Count":
+        """Counts the rows that are there."""
+        if active is None:
+            return cls(n, None)
+        active = jnp.asarray(active, bool)
+        return cls(jnp.sum(active, dtype=jnp.int32), active)
+
+    def clear(self, leaf: jax.Array) -> jax.Array:
+        """Puts infinity, which sorts last, into absent rows of a leaf; integers become float."""
+        leaf = jnp.asarray(leaf)
+        if self.active is None:
+            return leaf
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            leaf = widen(leaf)
+        last = complex(jnp.inf, jnp.inf) if jnp.iscomplexobj(leaf) else jnp.inf
+        return jnp.where(_column(self.active, leaf), leaf, jnp.asarray(last, leaf.dtype))
+
+
+def unless_too_few(result: Any, f: int, count: Count) -> Any:
+    """Gives zero where so few rows are there that ``f`` faulty ones may outvote the others.
+
+    Args:
+      result: tree of a rule.
+      f: number of faulty rows to bear.
+      count: how many rows there are. If all are, ``check_faulty`` has judged them.
+
+    Returns:
+      The tree, or zeros.
+    """
+    if count.active is None:
+        return result
+    enough = count.number > 2 * f
+    return jax.tree.map(lambda leaf: jnp.where(enough, leaf, jnp.zeros_like(leaf)), result)
+
+
+def mask_rows(rows: Any, keep: jax.Array) -> Any:
+    """Sets rows to zero, so that a weight of zero removes them even if they were not finite.
+
+    Args:
+      rows: pytree with a leading axis of ``n`` participants.
+      keep: ``bool[n]``.
+
+    Returns:
+      A tree like ``rows``.
+    """
+    clear = lambda leaf: jnp.where(_column(keep, leaf), leaf, jnp.zeros_like(leaf))
+    return jax.tree.map(clear, rows)
+
+
+def _column(mask, leaf):
+    return mask.reshape(-1, *(1,) * (jnp.ndim(leaf) - 1))
+
+
+def mean_of_leaf(leaf: jax.Array, active: jax.Array | None = None) -> jax.Array:
+    """Averages over the leading axis, those that are there; integers become float."""
     leaf = jnp.asarray(leaf)
-    average = mean_of_rows(widen(leaf))
+    if active is None:
+        average = mean_of_rows(widen(leaf))
+    else:
+        wide = mask_rows(widen(leaf), active)
+        share = active / jnp.maximum(jnp.sum(active), 1)
+        average = axis.contract(share.astype(jnp.finfo(wide.dtype).dtype), wide)
     return average.astype(leaf.dtype) if jnp.issubdtype(leaf.dtype, jnp.inexact) else average
 
 
