@@ -43,6 +43,12 @@ from .monitors import monitor_gradient_direction as monitor_gradient_direction
 from .monitors import monitor_margins as monitor_margins
 from .monitors import monitor_update_ratio as monitor_update_ratio
 from .monitors import normalized_margin as normalized_margin
+from .nested import ExtragradientState as ExtragradientState
+from .nested import MinMax as MinMax
+from .nested import extragradient as extragradient
+from .nested import minmax as minmax
+from .nested import minmax_operator as minmax_operator
+from .nested import optimistic_gradient_descent as optimistic_gradient_descent
 from .steepest import CompositeMirrorDescentState as CompositeMirrorDescentState
 from .steepest import EGPlusMinusState as EGPlusMinusState
 from .steepest import LayerDropoutState as LayerDropoutState
