@@ -1,10 +1,23 @@
 """Federated algorithms with a server."""
 
+from ._control_variates import ControlledMessage as ControlledMessage
+from ._control_variates import ControlVariatesServerState as ControlVariatesServerState
+from ._control_variates import ControlVariatesState as ControlVariatesState
+from ._control_variates import MeanGradientState as MeanGradientState
+from ._control_variates import control_variates as control_variates
+from ._control_variates import control_variates_server as control_variates_server
+from ._control_variates import track_mean_gradient as track_mean_gradient
 from ._dual import DualServerState as DualServerState
 from ._dual import DualState as DualState
 from ._dual import dual_correction as dual_correction
 from ._dual import dual_server as dual_server
+from ._fedamd import BullseyeServerState as BullseyeServerState
+from ._fedamd import BullseyeState as BullseyeState
+from ._fedamd import fedamd as fedamd
+from ._fedamd import sequential_anchors as sequential_anchors
 from ._fedavg import fedavg as fedavg
+from ._fedcm import fedcm as fedcm
+from ._feddyn import feddyn as feddyn
 from ._fedopt import FedOptState as FedOptState
 from ._fedopt import fedadagrad as fedadagrad
 from ._fedopt import fedadam as fedadam
@@ -14,4 +27,11 @@ from ._fedopt import scale_by_fed_adagrad as scale_by_fed_adagrad
 from ._fedopt import scale_by_fed_adam as scale_by_fed_adam
 from ._fedopt import scale_by_fed_yogi as scale_by_fed_yogi
 from ._fedprox import fedprox as fedprox
+from ._fedsam import fedsam as fedsam
+from ._fedsam import mofedsam as mofedsam
 from ._fedspeed import fedspeed as fedspeed
+from ._momentum import MomentumServerState as MomentumServerState
+from ._momentum import server_momentum as server_momentum
+from ._recursive_gradient import RecursiveGradientState as RecursiveGradientState
+from ._recursive_gradient import recursive_gradient as recursive_gradient
+from ._scaffold import scaffold as scaffold

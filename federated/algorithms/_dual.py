@@ -7,10 +7,18 @@ import jax.numpy as jnp
 import optax
 
 from gradax import _validate
-from gradax._extras import require
 from gradax.catalogue import Paper, register
 
-from ..rounds import local_steps
+from ..axis import AxisName
+from ..rounds import (
+    Algorithm,
+    add_correction,
+    add_proximal,
+    average,
+    local_steps,
+    skip_empty,
+)
+from ._shares import add_share
 
 _FEDDYN = Paper(
     "Federated Learning Based on Dynamic Regularization", "Acar et al.", 2021, "2111.04263"
@@ -146,15 +154,40 @@ def dual_server() -> optax.GradientTransformationExtraArgs:
 
     def update_fn(updates, state, params=None, *, num_active=None, num_clients=None, **extras):
         del params, extras
-        num_active = require("dual_server", "num_active", num_active)
-        num_clients = require("dual_server", "num_clients", num_clients)
-
-        def add_share(h, minus_delta):
-            share = jnp.asarray(num_active, h.dtype) / jnp.asarray(num_clients, h.dtype)
-            return h - share * minus_delta
-
-        mean_dual = jax.tree.map(add_share, state.mean_dual, updates)
+        everybody = {"num_active": num_active, "num_clients": num_clients}
+        mean_dual = add_share("dual_server", state.mean_dual, updates, **everybody)
         step = jax.tree.map(jnp.subtract, mean_dual, updates)
         return step, DualServerState(mean_dual)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def dual_algorithm(
+    gradient: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation,
+    prox_weight: jax.typing.ArrayLike,
+    axis_name: AxisName,
+    *,
+    send_dual: bool = False,
+) -> Algorithm:
+    """What FedDyn and FedSpeed share: corrected proximal steps and a server that adds duals.
+
+    Args:
+      gradient: makes the gradient of a local step.
+      optimizer: what a local step does with the corrected direction.
+      prox_weight: of the proximal term and of the dual.
+      axis_name: the axis of clients.
+      send_dual: clients send their duals and the server keeps none.
+
+    Returns:
+      The algorithm, with uniform weights.
+    """
+    members = gradient, add_proximal(prox_weight), add_correction(), optimizer
+    return Algorithm(
+        client=dual_correction(
+            local_steps(optax.chain(*members)), prox_weight, send_dual=send_dual
+        ),
+        aggregate=average(axis_name, "uniform"),
+        server=optax.sgd(1.0) if send_dual else skip_empty(dual_server()),
+        axis_name=axis_name,
+    )

@@ -10,16 +10,8 @@ from gradax.catalogue import Paper, register
 from gradax.optimizers import sam_gradient
 
 from ..axis import AxisName
-from ..rounds import (
-    Algorithm,
-    add_correction,
-    add_proximal,
-    average,
-    client_optimizer,
-    local_steps,
-    skip_empty,
-)
-from ._dual import dual_correction, dual_server
+from ..rounds import Algorithm, client_optimizer
+from ._dual import dual_algorithm
 
 
 @register(
@@ -95,18 +87,10 @@ def fedspeed(
     _validate.interval("fedspeed", "merge", merge, "[0, 1]")
     _validate.interval("fedspeed", "prox_weight", prox_weight, "(0, inf)")
     _validate.one_of("fedspeed", "server_rule", server_rule, ("all", "active"))
-    steps = local_steps(
-        optax.chain(
-            sam_gradient(rho, merge=merge, eps=1e-7),
-            add_proximal(prox_weight),
-            add_correction(),
-            client_optimizer("fedspeed", learning_rate, client),
-        )
-    )
-    everybody = server_rule == "all"
-    return Algorithm(
-        client=dual_correction(steps, prox_weight, send_dual=not everybody),
-        aggregate=average(axis_name, "uniform"),
-        server=skip_empty(dual_server()) if everybody else optax.sgd(1.0),
-        axis_name=axis_name,
+    return dual_algorithm(
+        sam_gradient(rho, merge=merge, eps=1e-7),
+        client_optimizer("fedspeed", learning_rate, client),
+        prox_weight,
+        axis_name,
+        send_dual=server_rule == "active",
     )

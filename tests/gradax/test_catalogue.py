@@ -13,7 +13,14 @@ PAPER = catalogue.Paper("A made-up method", "Nobody et al.", 2020, arxiv="2001.0
 ENTRIES = catalogue.entries()
 
 #: Public functions that return a transformation but are parts of the mechanism, not methods.
-MECHANISM = {"as_transformation", "make_monitor", "peers", "scale_by_round_rate", "skip_nonfinite"}
+MECHANISM = {
+    "as_transformation",
+    "make_monitor",
+    "peers",
+    "scale_by_round_rate",
+    "skip_nonfinite",
+    "track_mean_gradient",
+}
 
 
 @pytest.fixture(autouse=True)

@@ -5,16 +5,16 @@ import optax
 import pytest
 
 from gradax import federated
-from tests.federated.algorithms.toy import RATE, START, STEPS, TWO, play
-
-FOUR = (np.array([0.5, 1.0, 2.0, 4.0]), np.array([3.0, -1.0, 0.5, 2.0]))
-OPTIMUM = FOUR[0] @ FOUR[1] / FOUR[0].sum()
-
-
-def drawn(rounds, size=2, clients=4, seed=0):
-    rng = np.random.default_rng(seed)
-    ids = [rng.choice(clients, size, replace=False) for _ in range(rounds)]
-    return np.array([np.isin(np.arange(clients), row) for row in ids])
+from tests.federated.algorithms.toy import (
+    FOUR,
+    OPTIMUM,
+    RATE,
+    START,
+    STEPS,
+    TWO,
+    drawn,
+    play,
+)
 
 
 def by_hand(rounds, rho, merge, beta, steps, problem, active, rule, rate=RATE):
