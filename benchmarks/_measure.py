@@ -35,6 +35,10 @@ ORDER = (
     "federated_rounds_fedjax",
     "federated_rounds_flower",
     "chunk_of_one",
+    "dadao_events",
+    "sparse_gossip",
+    "robust_rules",
+    "compressors",
     "import_time",
 )
 

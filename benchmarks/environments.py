@@ -17,6 +17,10 @@ REQUIREMENTS = FOLDER / "requirements"
 #: Each environment's steps: arguments of `pip install`.
 STEPS: dict[str, list[list[str]]] = {
     "apricot": [["-r", str(REQUIREMENTS / "apricot.txt")]],
+    "byzfl": [
+        ["-r", str(REQUIREMENTS / "byzfl.txt")],
+        ["--no-deps", "-r", str(REQUIREMENTS / "byzfl-no-deps.txt")],
+    ],
     "fedjax": [
         ["-r", str(REQUIREMENTS / "fedjax.txt")],
         # In place, so that what is measured is the working tree.

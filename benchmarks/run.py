@@ -21,15 +21,19 @@ BENCHMARKS = {
     "fdr": (["fdr.py"], "--rounds"),
     "batch_step": (["batch_step.py"], "--rounds"),
     "coreset": (["coreset.py"], "--rounds"),
+    "robust_rules": (["robust_rules.py"], "--rounds"),
     "import_time": (["import_time.py"], "--rounds"),
     "fedjax": (["federated_rounds.py", "fedjax"], "--turns"),
     "flower": (["federated_rounds.py", "flower"], "--turns"),
     "chunk_of_one": (["chunk_of_one.py"], "--rounds"),
+    "dadao_events": (["dadao_events.py"], "--rounds"),
+    "sparse_gossip": (["sparse_gossip.py"], "--rounds"),
+    "compressors": (["compressors.py"], "--rounds"),
 }
 SECONDS = 900
 
 #: Benchmarks whose peer has an environment of its own, beside that in which all run.
-PEERS = {"torch_step": "torch", "coreset": "apricot", "flower": "flower"}
+PEERS = {"torch_step": "torch", "coreset": "apricot", "flower": "flower", "robust_rules": "byzfl"}
 
 
 def main() -> int:

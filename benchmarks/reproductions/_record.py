@@ -45,9 +45,17 @@ ORDER = (
     "bandits",
     "federated_digits",
     "fedspeed_partial",
+    "federated_family",
+    "fedamd_anchors",
     "client_curriculum",
     "gossip_bias",
+    "dadao",
     "monna",
+    "dfedsam",
+    "econtrol",
+    "just_one_byte",
+    "gradient_coding",
+    "masha",
 )
 
 
