@@ -43,7 +43,6 @@ ORDER = (
     "sgd_temperature",
     "coreset",
     "bandits",
-    "federated_digits",
     "fedspeed_partial",
     "federated_family",
     "fedamd_anchors",

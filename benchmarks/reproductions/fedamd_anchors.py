@@ -6,8 +6,8 @@ import numpy as np
 
 from gradax import federated
 
+from ._quadratics import loss_fn, quadratics
 from ._record import Reproduction
-from .fedspeed_partial import loss_fn
 
 SEEDS, CLIENTS, COHORT, DIMENSION, STEPS, RATE, ROUNDS = 5, 6, 3, 3, 5, 0.05, (50, 200, 400)
 
@@ -20,19 +20,9 @@ EXPECTED = {
 }
 
 
-def quadratics(seed: int):
-    """Clients with losses (x - a)' H (x - a) / 2, and where their mean is least."""
-    rng = np.random.default_rng(seed)
-    roots = rng.normal(size=(CLIENTS, DIMENSION, DIMENSION))
-    H = roots @ roots.transpose(0, 2, 1) / DIMENSION + 0.3 * np.eye(DIMENSION)
-    a = rng.normal(size=(CLIENTS, DIMENSION))
-    optimum = np.linalg.solve(H.sum(axis=0), np.einsum("nij,nj->i", H, a))
-    return federated.data.padded({"H": H, "a": a}, np.arange(CLIENTS)[:, None]), optimum
-
-
 def distances(name: str, seed: int) -> list[float]:
     """Distance to the optimum after each of ROUNDS."""
-    clients, optimum = quadratics(seed)
+    clients, optimum = quadratics(CLIENTS, DIMENSION, seed)
 
     is_fedavg = name == "FedAvg"
     algorithm = federated.fedavg(RATE) if is_fedavg else federated.fedamd(RATE, float(name[-3:]))

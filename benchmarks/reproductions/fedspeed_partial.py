@@ -6,6 +6,7 @@ import numpy as np
 
 from gradax import federated
 
+from ._quadratics import loss_fn, quadratics
 from ._record import Reproduction
 
 CLIENTS, DIMENSION, ROUNDS, WINDOW = 4, 3, (100, 500, 2000), 50
@@ -14,25 +15,9 @@ CLIENTS, DIMENSION, ROUNDS, WINDOW = 4, 3, (100, 500, 2000), 50
 EXPECTED = {"active": (1.43, 1.83, 1.94), "all": (1.9e-3, 0.0, 0.0)}
 
 
-def quadratics(seed: int):
-    """Clients with losses (x - a)' H (x - a) / 2, and where their mean is least."""
-    rng = np.random.default_rng(seed)
-    roots = rng.normal(size=(CLIENTS, DIMENSION, DIMENSION))
-    H = roots @ roots.transpose(0, 2, 1) / DIMENSION + 0.3 * np.eye(DIMENSION)
-    a = rng.normal(size=(CLIENTS, DIMENSION))
-    optimum = np.linalg.solve(H.sum(axis=0), np.einsum("nij,nj->i", H, a))
-    return federated.data.padded({"H": H, "a": a}, np.arange(CLIENTS)[:, None]), optimum
-
-
-def loss_fn(x, batch):
-    """The loss of a client, whose only example is its quadratic."""
-    gap = x - batch["a"]
-    return jnp.mean(jnp.einsum("ni,nij,nj->n", gap, batch["H"], gap)) / 2
-
-
 def distances(rule: str) -> np.ndarray:
     """Distance to the optimum after every round."""
-    clients, optimum = quadratics(seed=0)
+    clients, optimum = quadratics(CLIENTS, DIMENSION)
     history = federated.simulate(
         federated.fedspeed(0.1, rho=0.0, prox_weight=0.5, server_rule=rule),
         loss_fn,
