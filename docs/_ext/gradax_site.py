@@ -1,5 +1,6 @@
 """What this site adds to Sphinx: the catalogue as a table, and quieter pages for states."""
 
+import re
 import sys
 import types
 
@@ -53,6 +54,14 @@ def shorten_types(app, what, name, obj, options, signature, returned):
     return shorten(signature), shorten(returned)
 
 
+def unlink_foreign_pages(app, what, name, obj, options, lines):
+    """Other libraries' docstrings link to pages of their own sites, which are not here."""
+    del app, what, name, options
+    if not (getattr(obj, "__module__", None) or "gradax").startswith("gradax"):
+        link = re.compile(r":doc:`(?:([^`<]+?) *<[^`]+>|([^`]+))`")
+        lines[:] = [link.sub(lambda found: found[1] or f"``{found[2]}``", line) for line in lines]
+
+
 def alias_public_modules(app):
     """Lets autodoc import modules under their public names, such as federated.topology."""
     del app
@@ -68,6 +77,7 @@ def setup(app: Sphinx) -> dict:
     app.connect("builder-inited", alias_public_modules, priority=100)
     app.connect("autodoc-skip-member", hide_tuple_fields)
     app.connect("autodoc-process-signature", shorten_types)
+    app.connect("autodoc-process-docstring", unlink_foreign_pages)
     # The table shows what is registered, which no file on disk tells: read it every time.
     app.connect("env-get-outdated", lambda app, env, added, changed, removed: ["catalogue"])
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
