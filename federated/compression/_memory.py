@@ -75,13 +75,17 @@ def split(key: jax.Array | None) -> tuple[jax.Array | None, jax.Array | None]:
 
 def memory(tree: Any) -> Any:
     """Makes zeros for what is remembered: float32 at least, since errors add up."""
-    dtype = lambda leaf: wide(leaf.dtype) if is_inexact(leaf) else leaf.dtype
-    return jax.tree.map(lambda leaf: jnp.zeros_like(leaf, dtype(leaf)), tree)
+
+    def zeros(leaf):
+        dtype = jnp.result_type(leaf)
+        return jnp.zeros_like(leaf, dtype=wide(dtype) if is_inexact(leaf) else dtype)
+
+    return jax.tree.map(zeros, tree)
 
 
 def is_inexact(leaf: Any) -> bool:
     """Whether a leaf is compressed, rather than passed on."""
-    return jnp.issubdtype(leaf.dtype, jnp.inexact)
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
 
 
 def map_inexact(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
