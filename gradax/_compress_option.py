@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import jax
 import optax
 
 from gradax import federated
@@ -69,8 +70,26 @@ def compress_messages(
     compressor = parse_compressor(text)
     if not isinstance(algorithm, federated.Algorithm) or algorithm.server is None:
         raise ValueError("compress: only messages to a server are compressed, such as fedavg's.")
-    client = optax.chain(algorithm.client, federated.error_feedback(compressor, key))
+    feedback = federated.error_feedback(compressor, key)
+    client = optax.chain(algorithm.client, _in_one_part(), feedback)
     return algorithm._replace(client=client)
+
+
+def _in_one_part() -> optax.GradientTransformationExtraArgs:
+    """Refuses messages that are not like params."""
+
+    def update(updates, state, params=None, **extra):
+        del extra
+        found, wanted = (
+            [path for path, _ in jax.tree.leaves_with_path(tree)] for tree in (updates, params)
+        )
+        if found != wanted:
+            raise ValueError(
+                "compress: messages with parts, such as scaffold's, are not compressed."
+            )
+        return updates, state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
 def _parse(part: str, text: str) -> Compressor:

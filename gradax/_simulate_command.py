@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from gradax import _optional, _simulate_dadao, federated
+from gradax import _compress_option, _dishonest, _optional, _simulate_dadao, federated
 from gradax._tasks import Task, classification
 from gradax.catalogue import Entry, get
 
@@ -23,12 +23,6 @@ GRAPHS = (
     "exponential",
     "one_peer_exponential",
 )
-ATTACKS = {
-    "sign_flip": federated.attacks.sign_flip,
-    "foe": federated.attacks.inner_product,
-    "alie": federated.attacks.a_little_is_enough,
-    "gaussian": federated.attacks.gaussian,
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     who.add_argument("--clients", "--nodes", type=int, default=100, help="how many there are")
     who.add_argument("--cohort", type=int, help="clients drawn per round; 10 or all, if fewer")
     who.add_argument("--graph", choices=GRAPHS, default="ring", help="who talks to whom")
-    who.add_argument("--attack", choices=sorted(ATTACKS), help="what dishonest nodes send")
-    who.add_argument("--attackers", type=int, default=0, help="how many nodes are dishonest")
+    _dishonest.add_arguments(who)
+    who.add_argument("--compress", metavar="KIND", help=f"with a server: {_compress_option.FORMS}")
     work = parser.add_argument_group("training")
     work.add_argument("--rounds", type=int, help="50; of dadao 150 units of time")
     work.add_argument("--batch-size", type=int, default=20)
@@ -88,7 +82,7 @@ def run(arguments: argparse.Namespace) -> None:
     """
     entry = get(arguments.method)
     task, options = PLANS.get(entry.name, _plan)(entry, arguments)
-    has_server = isinstance(options["algorithm"], federated.Algorithm)
+    has_server = _has_server(options["algorithm"])
     honest = arguments.clients - arguments.attackers
     result = federated.simulate(
         **options,
@@ -103,28 +97,35 @@ def run(arguments: argparse.Namespace) -> None:
     _report(entry, result.history, arguments)
 
 
+def _has_server(algorithm: Any) -> bool:
+    return isinstance(algorithm, federated.Algorithm) and algorithm.server is not None
+
+
 def _plan(entry: Entry, arguments: argparse.Namespace) -> tuple[Task, dict[str, Any]]:
     """The task, and arguments of ``simulate``."""
     algorithm = _build(entry, arguments)
     hidden = [64] if arguments.hidden is None else arguments.hidden
     task = classification(arguments.data, hidden, arguments.seed)
-    has_server = isinstance(algorithm, federated.Algorithm)
+    has_server = _has_server(algorithm)
     return task, {
         "algorithm": algorithm,
         "loss_fn": task.loss_fn,
-        "data": _split(task, arguments),
+        "data": _dishonest.flip_labels(
+            _split(task, arguments), task.dataset.num_classes, arguments
+        ),
         "rounds": 50 if arguments.rounds is None else arguments.rounds,
         "cohort": _cohort(arguments) if has_server else None,
         "batch_size": arguments.batch_size,
-        "num_steps": arguments.steps if has_server else 1,
+        "num_steps": arguments.steps if isinstance(algorithm, federated.Algorithm) else 1,
         "segment": arguments.segment,
     }
 
 
 def _plan_dadao(entry: Entry, arguments: argparse.Namespace) -> tuple[Task, dict[str, Any]]:
+    _refuse_server_options(entry, arguments)
     if arguments.attackers or arguments.attack:
         raise ValueError(f"simulate: {entry.name} has no --attackers; monna does, for instance.")
-    given = dict(_assignment(text) for text in arguments.set)
+    given = dict(assignment(text) for text in arguments.set)
     adjacency = _adjacency(arguments.graph, arguments.clients, arguments.seed)
     return _simulate_dadao.plan(arguments, adjacency, given, lambda task: _split(task, arguments))
 
@@ -144,30 +145,39 @@ def _build(entry: Entry, arguments: argparse.Namespace) -> Any:
     given: dict[str, Any] = {"learning_rate": arguments.learning_rate}
     if "mixing" in known:
         given["mixing"] = _mixing(arguments.graph, arguments.clients, arguments.seed)
-    if arguments.attackers or arguments.attack:
-        given |= _dishonest(entry, known, arguments)
-    given |= dict(_assignment(text) for text in arguments.set)
+    if entry.kind != "algorithm":
+        _refuse_server_options(entry, arguments)
+        given |= _of_dishonest_nodes(entry, known, arguments)
+    given |= dict(assignment(text) for text in arguments.set)
     unknown = sorted(set(given) - set(known))
     if unknown:
         raise ValueError(
             f"simulate: {entry.name} takes no {', '.join(unknown)}; it takes {', '.join(known)}."
         )
-    return entry.make(**given)
+    made = entry.make(**given)
+    if entry.kind != "algorithm":
+        return made
+    _dishonest.check(arguments)
+    if arguments.compress:
+        made = _compress_option.compress_messages(made, arguments.compress, arguments.seed)
+    return _dishonest.with_server(made, arguments)
 
 
-def _dishonest(entry: Entry, known: Any, arguments: argparse.Namespace) -> dict[str, Any]:
+def _refuse_server_options(entry: Entry, arguments: argparse.Namespace) -> None:
+    for option in ("aggregate", "compress"):
+        if getattr(arguments, option) is not None:
+            raise ValueError(f"simulate: {entry.name} has no server and takes no --{option}.")
+
+
+def _of_dishonest_nodes(entry: Entry, known: Any, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of a method without a server that bears liars."""
+    if not (arguments.attackers or arguments.attack):
+        return {}
     if "f" not in known or "attack" not in known:
         raise ValueError(f"simulate: {entry.name} has no --attackers; monna does, for instance.")
-    if not 0 < arguments.attackers < arguments.clients:
-        raise ValueError(
-            f"simulate: --attackers must lie in [1, {arguments.clients}), "
-            f"got {arguments.attackers}."
-        )
-    given: dict[str, Any] = {"f": arguments.attackers}
-    if arguments.attack:
-        given["attack"] = ATTACKS[arguments.attack]
-        given["key"] = arguments.seed
-    return given
+    _dishonest.check(arguments)
+    attack = _dishonest.attack_of(arguments, federated.rules.nearest_neighbor_average)
+    return {"f": arguments.attackers, "attack": attack, "key": arguments.seed}
 
 
 def _mixing(graph: str, nodes: int, seed: int) -> np.ndarray:
@@ -190,10 +200,11 @@ def _adjacency(graph: str, nodes: int, seed: int) -> np.ndarray:
     return getattr(topology, graph)(nodes)
 
 
-def _assignment(text: str) -> tuple[str, Any]:
+def assignment(text: str) -> tuple[str, Any]:
+    """Reads ``NAME=VALUE``; the value is a number, a truth value, none, or a word."""
     name, sign, value = text.partition("=")
     if not sign:
-        raise ValueError(f"simulate: --set takes NAME=VALUE, got {text!r}.")
+        raise ValueError(f"--set takes NAME=VALUE, got {text!r}.")
     for kind in (int, float):
         try:
             return name, kind(value)
@@ -215,7 +226,9 @@ def _split(task: Task, arguments: argparse.Namespace) -> federated.data.ClientDa
 
 
 def _cohort(arguments: argparse.Namespace) -> int:
-    return min(10, arguments.clients) if arguments.cohort is None else arguments.cohort
+    if arguments.cohort is not None:
+        return arguments.cohort
+    return arguments.clients if arguments.attackers else min(10, arguments.clients)
 
 
 def _evaluation(task: Task, has_server: bool, honest: int) -> Any:

@@ -1,14 +1,12 @@
 """MoNNA: momentum and nearest-neighbour averaging, for peers of which some lie."""
 
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import optax
 
 from gradax import _validate, catalogue
 
 from .. import axis
+from ..robust._stateful import Attack
 from ._nearest import PAPER, nearest_neighbor_average
 
 
@@ -22,7 +20,7 @@ def monna(
     momentum: jax.typing.ArrayLike = 0.9,
     num_responses: int | None = None,
     *,
-    attack: Callable[..., Any] | None = None,
+    attack: Attack | None = None,
     key: jax.Array | int | None = None,
     steps: int = 1,
     num_nodes: int | None = None,

@@ -1,7 +1,6 @@
 """Nearest-neighbour averaging: every node averages only the models closest to its own."""
 
 import warnings
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,8 +13,9 @@ from gradax._wide import widen
 
 from .. import axis
 from ..robust import rules
-from ..robust._inject import draws
+from ..robust._robust_aggregate import of_first
 from ..robust._rows import append_copies, check_faulty, count_rows, inexact_leaves
+from ..robust._stateful import Attack, Liars
 from ._mixing import check_alike, is_inexact
 
 PAPER = catalogue.Paper(
@@ -34,10 +34,12 @@ class NearestNeighborState(NamedTuple):
         nothing is drawn.
       wire_copies: ``int32[]``, how many others heard the node in the last update, added up
         over the steps; with ``num_responses`` their mean number.
+      shared_memory: state of the attack, the same for all nodes; ``()`` if it has none.
     """
 
     key: jax.Array | None
     wire_copies: jax.Array
+    shared_memory: Any
 
 
 @catalogue.register("final", PAPER, needs=("axis",), example={"f": 1, "axis_name": "nodes"})
@@ -45,7 +47,7 @@ def nearest_neighbor_average(
     f: int,
     axis_name: axis.AxisName,
     num_responses: int | None = None,
-    attack: Callable[..., Any] | None = None,
+    attack: Attack | None = None,
     key: jax.Array | int | None = None,
     *,
     steps: int = 1,
@@ -114,7 +116,8 @@ def nearest_neighbor_average(
     _validate.integer(who, "steps", steps, at_least=1)
     if num_responses is not None:
         _validate.integer(who, "num_responses", num_responses, at_least=f + 1)
-    lying_at_random = attack is not None and draws(attack)
+    liars = None if attack is None else Liars.of(who, attack)
+    lying_at_random = liars is not None and liars.draws
     drawing = num_responses is not None or lying_at_random
     if drawing:
         _keys.as_key(who, key)
@@ -131,10 +134,11 @@ def nearest_neighbor_average(
             message = f"{who}: f = {f} of {num_nodes} nodes is a fifth or more: expect little."
             warnings.warn(message, stacklevel=2)
 
-    def with_lies(attack, rows, key):
+    def with_lies(liars, rows, memory, key):
         honest = jax.tree.map(lambda leaf: leaf[: len(leaf) - f], rows)
-        vector = attack(honest, key=key) if lying_at_random else attack(honest)
-        return jax.tree.map(lambda leaf, row: append_copies(leaf, row, f), honest, vector)
+        vector, memory = liars.send(honest, memory, key)
+        lie = lambda leaf, row: append_copies(leaf, row, f)
+        return jax.tree.map(lie, honest, vector), memory
 
     def distances(rows, own, position):
         if axis.is_manual(axis_name) or lying_at_random:
@@ -142,15 +146,15 @@ def nearest_neighbor_average(
         # Under vmap the matrix is computed once for all nodes, each then takes its row.
         return rules.squared_distances(rows)[position]
 
-    def average(half, active, response_key, attack_key):
+    def average(half, there, memory, response_key, attack_key):
         """The mean of the models nearest to ``half``, in the dtype of accumulation."""
         n, position = axis.size(axis_name), axis.index(axis_name)
         rows = axis.all_gather(half, axis_name)
-        if attack is not None and f > 0:
-            rows = with_lies(attack, rows, attack_key)
+        if liars is not None and f > 0:
+            rows, memory = with_lies(liars, rows, memory, attack_key)
         finite = rules.finite_rows(rows)
-        if active is not None:  # who is absent sends nothing
-            finite &= axis.all_gather(active, axis_name)
+        if there is not None:  # who is absent sends nothing
+            finite &= there
         rows = rules.mask_rows(rows, finite)
         heard = finite
         if num_responses is not None:
@@ -165,12 +169,12 @@ def nearest_neighbor_average(
             mean = axis.contract(weights.astype(jnp.finfo(own.dtype).dtype), widen(stack))
             return jnp.where(finite[position], mean, own)
 
-        return jax.tree.map(of_leaf, rows, half)
+        return jax.tree.map(of_leaf, rows, half), memory
 
     def init_fn(params):
-        del params
         own_key = _keys.as_key(who, key) if drawing else None
-        return NearestNeighborState(own_key, jnp.zeros([], jnp.int32))
+        memory = () if liars is None else liars.init(params)
+        return NearestNeighborState(own_key, jnp.zeros([], jnp.int32), memory)
 
     def update_fn(updates, state, params=None, *, active=None, num_clients=None, **extra):
         del extra
@@ -183,14 +187,18 @@ def nearest_neighbor_average(
             raise ValueError(f"{who}: num_nodes = {num_nodes}, but there are {found} nodes.")
         keys = jax.random.split(state.key, 1 + 2 * steps) if drawing else [None] * (1 + 2 * steps)
         means = half = jax.tree.map(lambda x, u: jnp.asarray(x + u, x.dtype), params, updates)
+        memory = state.shared_memory
         if inexact_leaves(half):
+            there = None if active is None else axis.all_gather(jnp.asarray(active), axis_name)
+            memory = of_first(memory, there, axis_name)
             for step in range(steps):
                 # What travels has the dtype of the parameters, in every step.
                 half = jax.tree.map(lambda mean, x: jnp.asarray(mean, x.dtype), means, params)
-                means = average(half, active, *keys[1 + 2 * step : 3 + 2 * step])
+                own_keys = keys[1 + 2 * step : 3 + 2 * step]
+                means, memory = average(half, there, memory, *own_keys)
             updates = jax.tree.map(_move, means, params, updates)
         heard_by = jnp.int32(steps * ((num_responses or lanes) - 1))
-        return updates, NearestNeighborState(keys[0], heard_by)
+        return updates, NearestNeighborState(keys[0], heard_by, memory)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

@@ -1,7 +1,5 @@
 """Attackers inside a simulation: the last participants lie about their messages."""
 
-import inspect
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +11,8 @@ from gradax._extras import require_params
 
 from .. import axis
 from . import attacks
+from ._robust_aggregate import of_first
+from ._stateful import Attack, Liars
 
 
 class InjectAttackState(NamedTuple):
@@ -21,15 +21,11 @@ class InjectAttackState(NamedTuple):
     Attributes:
       shared_key: key of the next draw, the same for all participants; ``None`` if the attack
         draws nothing.
+      shared_memory: state of the attack, the same for all participants; ``()`` if it has none.
     """
 
     shared_key: jax.Array | None
-
-
-def draws(attack: Callable[..., Any]) -> bool:
-    """Whether an attack takes a ``key`` that has not been fixed yet."""
-    parameters = inspect.signature(attack).parameters
-    return "key" in parameters and "key" not in getattr(attack, "keywords", {})
+    shared_memory: Any
 
 
 @catalogue.register(
@@ -44,7 +40,7 @@ def draws(attack: Callable[..., Any]) -> bool:
     example={"attack": attacks.mimic, "f": 1, "axis_name": "nodes"},
 )
 def inject_attack(
-    attack: Callable[..., Any],
+    attack: Attack,
     f: int,
     axis_name: axis.AxisName,
     on: str = "updates",
@@ -58,7 +54,8 @@ def inject_attack(
 
     Args:
       attack: a function of :mod:`gradax.federated.attacks`, its parameters fixed with
-        ``functools.partial``: ``attack(honest)``, or ``attack(honest, key=...)``.
+        ``functools.partial``: ``attack(honest)``, or ``attack(honest, key=...)``; or a
+        :class:`gradax.federated.attacks.StatefulAttack`, such as ``learned_mimic()``.
       f: number of attackers, from 0 to one less than the size of the axis.
       axis_name: axis of the participants.
       on: ``"updates"`` attacks what travels in an algorithm with a server; ``"models"``
@@ -85,46 +82,46 @@ def inject_attack(
       Xie et al., `Fall of Empires: Breaking Byzantine-tolerant SGD by Inner Product
       Manipulation <https://arxiv.org/abs/1903.03936>`_, 2019.
     """
-    if not callable(attack):
-        raise ValueError(f"inject_attack: attack must be callable, got {attack!r}.")
+    liars = Liars.of("inject_attack", attack)
     _validate.integer("inject_attack", "f", f, at_least=0)
     _validate.one_of("inject_attack", "on", on, ("updates", "models"))
     axis.names(axis_name)
-    drawing = draws(attack)
-    if drawing:
+    if liars.draws:
         _keys.as_key("inject_attack", key)
 
-    def lie(messages, key):
-        """The attackers' vector, and the next key."""
+    def lie(messages, state, there):
+        """The attackers' vector, and the next state."""
         n = axis.size(axis_name)
         if f >= n:
             raise ValueError(f"inject_attack: f must be below the {n} participants, got {f}.")
         honest = jax.tree.map(lambda rows: rows[: n - f], messages)
-        if not drawing:
-            return attack(honest), None
-        # Gathered so that under vmap the vector is drawn once, not once per participant.
-        common = jax.random.wrap_key_data(
-            axis.all_gather(jax.random.key_data(key), axis_name)[0], impl=jax.random.key_impl(key)
-        )
-        return attack(honest, key=jax.random.split(common)[1]), jax.random.split(key)[0]
+        # Gathered so that under vmap the vector is made once, not once per participant.
+        next_key, draw, memory = None, None, of_first(state.shared_memory, there, axis_name)
+        if liars.draws:
+            impl = jax.random.key_impl(state.shared_key)
+            common = of_first(jax.random.key_data(state.shared_key), there, axis_name)
+            next_key, draw = jax.random.split(jax.random.wrap_key_data(common, impl=impl))
+        vector, memory = liars.send(honest, memory, draw)
+        return vector, InjectAttackState(next_key, memory)
 
     def init_fn(params):
-        del params
-        return InjectAttackState(_keys.as_key("inject_attack", key) if drawing else None)
+        own_key = _keys.as_key("inject_attack", key) if liars.draws else None
+        return InjectAttackState(own_key, liars.init(params))
 
-    def update_fn(updates, state, params=None, **extra):
+    def update_fn(updates, state, params=None, *, active=None, **extra):
         del extra
         base = require_params("inject_attack", params) if on == "models" else None
         if f == 0 or not jax.tree.leaves(updates):
             return updates, state
         message = updates if base is None else optax.apply_updates(base, updates)
-        vector, next_key = lie(axis.all_gather(message, axis_name), state.shared_key)
+        there = None if active is None else axis.all_gather(jnp.asarray(active), axis_name)
+        vector, state = lie(axis.all_gather(message, axis_name), state, there)
         if base is not None:
             vector = jax.tree.map(jnp.subtract, vector, base)
         attacks_now = axis.index(axis_name) >= axis.size(axis_name) - f
         sent = jax.tree.map(
             lambda lied, own: jnp.where(attacks_now, lied, own).astype(own.dtype), vector, updates
         )
-        return sent, InjectAttackState(next_key)
+        return sent, state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -17,7 +17,9 @@ MOST_SUBSETS = 50_000
 #: Steps of ``caf`` in which rows that have been dropped set the scale.
 _PATIENCE = 1000
 #: Eigenvalue problems solved side by side.
-_BATCH = 512
+_BATCH = 64
+#: Steps of the power method before eigenvalue problems are solved.
+_POWER_STEPS = 20
 
 
 def mda(rows: Any, f: int, *, active: jax.Array | None = None) -> Any:
@@ -60,7 +62,8 @@ def mda(rows: Any, f: int, *, active: jax.Array | None = None) -> Any:
 def smea(rows: Any, f: int, *, active: jax.Array | None = None) -> Any:
     """Averages the ``n - f`` rows whose covariance has the smallest largest eigenvalue.
 
-    All subsets are looked at, with an eigenvalue problem for each.
+    All subsets are looked at. A few steps of the power method bound each eigenvalue from below;
+    eigenvalue problems are solved, in the order of the bounds, until no other can be smaller.
 
     Args:
       rows: pytree with a leading axis of participants.
@@ -81,10 +84,7 @@ def smea(rows: Any, f: int, *, active: jax.Array | None = None) -> Any:
     subsets = _subsets("smea", rows, f)
     geometry = Geometry.of(rows, active)
     kept, allowed = _kept(subsets, geometry)
-    spread = lambda weights: _covariance(*_inner_products(geometry, weights))
-    top = lambda chosen: jnp.linalg.eigvalsh(spread(chosen.astype(geometry.distances.dtype)))[-1]
-    largest = lax.map(top, kept, batch_size=min(_BATCH, len(kept)))
-    best = jnp.argmin(jnp.where(allowed, largest, jnp.inf))
+    best = jnp.argmin(_top_eigenvalues(geometry, kept, allowed, f))
     weights = geometry.share(kept[best])
     return unless_too_few(combine(weights, rows, geometry.usable), f, geometry.count)
 
@@ -170,6 +170,53 @@ def _kept(left_out, geometry):
     if active is not None:
         allowed &= ~jnp.any(left_out & ~active, axis=1)
     return jnp.asarray(kept), allowed
+
+
+def _top_eigenvalues(geometry, kept, allowed, f):
+    """Largest eigenvalues of the subsets' covariances, infinite where they cannot be the least."""
+    floors = jnp.where(allowed, _floors(geometry, kept, f), jnp.inf)
+    order, number = jnp.argsort(floors), len(kept)
+    size = min(_BATCH, number)
+    dtype = floors.dtype
+    rounding = 8 * jnp.finfo(dtype).eps * jnp.max(jnp.abs(geometry.gram))
+
+    def top(chosen):
+        covariance = _covariance(*_inner_products(geometry, chosen.astype(dtype)))
+        return jnp.linalg.eigvalsh(covariance)[-1]
+
+    def open_question(loop):
+        position, _, least = loop
+        floor = floors[order[jnp.minimum(position, number - 1)]]
+        undecided = (1 - 1e-4) * floor - rounding <= least
+        return (position < number) & jnp.isfinite(floor) & undecided
+
+    def solve(loop):
+        position, values, least = loop
+        batch = order[jnp.minimum(position + jnp.arange(size), number - 1)]
+        found = jnp.where(allowed[batch], jax.vmap(top)(kept[batch]), jnp.inf)
+        least = jnp.minimum(least, jnp.min(found))
+        return position + size, values.at[batch].set(found), least
+
+    unknown = jnp.full(number, jnp.inf, dtype)
+    return lax.while_loop(open_question, solve, (0, unknown, jnp.asarray(jnp.inf, dtype)))[1]
+
+
+def _floors(geometry, kept, f):
+    """Rayleigh quotients after some steps of the power method: no more than the eigenvalues."""
+    gram, tiny = geometry.gram, jnp.finfo(geometry.gram.dtype).tiny
+    share = kept.astype(gram.dtype) / jnp.maximum(geometry.count.number - f, 1)
+    root = jnp.sqrt(share)
+    unit = lambda v: v / jnp.maximum(jnp.linalg.norm(v, axis=1, keepdims=True), tiny)
+
+    def multiply(v):
+        v = root * v
+        v = dot(v - share * jnp.sum(v, axis=1, keepdims=True), gram)
+        return root * (v - jnp.sum(share * v, axis=1, keepdims=True))
+
+    longest = jnp.argmax(share * jnp.diagonal(gram), axis=1)
+    start = unit(multiply(unit(root * gram[longest])))
+    vectors = lax.fori_loop(0, _POWER_STEPS, lambda _, v: unit(multiply(v)), start)
+    return jnp.sum(vectors * multiply(vectors), axis=1)
 
 
 def _inner_products(geometry, weights):

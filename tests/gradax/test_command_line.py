@@ -69,10 +69,34 @@ def test_simulate_takes_arguments_of_the_method(capsys):
     assert "fedavg: test accuracy" in capsys.readouterr().out
 
 
-def test_simulate_bears_attackers(capsys):
-    arguments = ["simulate", "monna", *SMALL, "--attackers", "2", "--attack", "gaussian"]
-    assert main([*arguments, "--quiet"]) == 0
-    assert "monna: test accuracy" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("method", "attack", "options"),
+    [
+        ("monna", "alie_search", []),
+        ("monna", "label_flip", []),
+        ("fedavg", "learned_mimic", ["--aggregate", "bucketing+nnm+trimmed_mean"]),
+        ("fedavg", "foe_search", ["--aggregate", "bucketing+median", "--compress", "topk:0.01"]),
+    ],
+)
+def test_simulate_bears_attackers(method, attack, options, tmp_path, capsys):
+    history = tmp_path / "run.jsonl"
+    arguments = ["simulate", method, *SMALL, "--attackers", "1", "--attack", attack, *options]
+    assert main([*arguments, "--quiet", "--history", str(history)]) == 0
+    assert f"{method}: test accuracy" in capsys.readouterr().out
+    run = federated.History.from_json(history)
+    assert run.column("num_active") == [8.0] * 4
+    if "--compress" in options:
+        assert run.last("bytes_up") < 0.05 * run.last("bytes_down")
+
+
+def test_a_rule_bears_what_breaks_the_mean(tmp_path):
+    accuracy, history = {}, tmp_path / "run.jsonl"
+    for aggregate in ("mean", "median"):
+        arguments = ["simulate", "fedavg", *SMALL, "--steps", "20", "--learning-rate", "0.3"]
+        arguments += ["--attackers", "3", "--attack", "foe", "--aggregate", aggregate, "--quiet"]
+        assert main([*arguments, "--history", str(history)]) == 0
+        accuracy[aggregate] = federated.History.from_json(history).last("accuracy")
+    assert accuracy["median"] > accuracy["mean"] + 0.1
 
 
 @pytest.mark.parametrize(
@@ -85,7 +109,17 @@ def test_simulate_bears_attackers(capsys):
         (["simulate", "fedavg", "--cohort", "20", "--clients", "10"], "number of clients, 10"),
         (["simulate", "fedavg", "--set", "foo=1"], "fedavg takes no foo"),
         (["simulate", "fedavg", "--set", "foo"], "NAME=VALUE"),
-        (["simulate", "fedavg", "--attackers", "3"], "no --attackers"),
+        (["simulate", "decentralized_sgd", "--attackers", "3"], "no --attackers"),
+        (["simulate", "fedavg", "--attackers", "100"], "--attackers must lie in [1, 100), got 100"),
+        (["simulate", "fedavg", "--attackers", "3", "--cohort", "9"], "leave out --cohort"),
+        (["simulate", "fedavg", "--aggregate", "krum+nnm"], "--aggregate takes one of mean,"),
+        (["simulate", "fedavg", "--compress", "topk"], "compress: expected one of topk:FRACTION"),
+        (
+            ["simulate", "monna", "--compress", "sign"],
+            "monna has no server and takes no --compress",
+        ),
+        (["simulate", "scaffold", "--compress", "sign", "--quiet"], "messages with parts"),
+        (["simulate", "dadao", "--aggregate", "krum"], "dadao has no server"),
         (["simulate", "monna", "--attack", "alie"], "--attackers must lie in"),
         (["simulate", "dadao", "--hidden", "8"], "leave out --hidden"),
         (["simulate", "dadao", "--graph", "exponential"], "no edges in both directions"),

@@ -92,22 +92,152 @@ def line_search(damage, evals, start, delta, ratio):
     return best
 
 
+def search_both_ways(damage, evals, start, delta, ratio):
+    """The search of MoNNA's authors: after the first failure towards the best, then below it."""
+    best, best_damage, last, expanding = start, damage(start), start, True
+    for _ in range(evals - 1):
+        if expanding:
+            last = best + delta
+        elif last < best:
+            last += delta
+        else:
+            lower = last - delta
+            while lower < 0:
+                lower = (lower + last) / 2
+            last = lower
+        value = damage(last)
+        better = value > best_damage
+        expanding = expanding and better
+        if better:
+            best, best_damage = last, value
+        delta *= 2.0 if expanding else ratio
+    return best
+
+
+SEARCHES = {"upwards": line_search, "both ways": search_both_ways}
+
+
 @pytest.mark.parametrize("evals", [1, 2, 7, 20])
+@pytest.mark.parametrize("ways", SEARCHES)
 @pytest.mark.parametrize("rule", [rules.mean, rules.median, rules.trimmed_mean])
-def test_the_search_is_the_line_search(evals, rule):
+def test_the_search_is_the_line_search(evals, ways, rule):
     with jax.enable_x64(True):
         honest = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3)))
 
+        @jax.jit
         def damage(tau):
             lie = attacks.a_little_is_enough(honest, tau)
             rows = jnp.concatenate([honest, jnp.stack([lie, lie])])
-            return float(jnp.linalg.norm(rule(rows, 2) - honest.mean(axis=0)))
+            return jnp.linalg.norm(rule(rows, 2) - honest.mean(axis=0))
 
+        options = {"evals": evals, "start": 0.0, "delta": 3.0, "ratio": 0.8}
         search = functools.partial(
-            attacks.search_factor, attacks.a_little_is_enough, rule, f=2, evals=evals
+            attacks.search_factor,
+            attacks.a_little_is_enough,
+            rule,
+            f=2,
+            both_ways=ways == "both ways",
+            **options,
         )
         found = jax.jit(lambda rows: search(honest=rows))(honest)
-        assert float(found) == pytest.approx(line_search(damage, evals, 0.0, 10.0, 0.8))
+        expected = SEARCHES[ways](lambda tau: float(damage(tau)), **options)
+        assert float(found) == pytest.approx(expected)
+
+
+def test_the_search_goes_down_but_not_below_zero():
+    # The damage is largest at 0.3, which only steps downwards can find.
+    peak = lambda rows, f: jnp.maximum(1.0 - jnp.abs(rows[-1] - 0.3), 0.0)
+    search = functools.partial(
+        attacks.search_factor, lambda honest, tau: tau * jnp.ones(1), peak, jnp.zeros((2, 1)), 1
+    )
+    upwards, both = (float(search(delta=1.0, evals=16, both_ways=b)) for b in (False, True))
+    assert upwards > 0.5
+    assert both == pytest.approx(0.3, abs=0.05)
+
+
+def test_an_optimized_attack_searches_now_and_then():
+    lie, options = attacks.a_little_is_enough, {"evals": 6, "delta": 1.0}
+    attack = attacks.optimized(lie, rules.krum, 1, every=2, **options)
+    draw = lambda seed: np.random.default_rng(seed).normal(size=(5, 2)).astype(np.float32)
+    rounds = jnp.stack([draw(seed) for seed in (0, 4, 6)])
+
+    def step(state, honest):
+        vector, state = attack.update(honest, state)
+        return state, (vector, state.tau)
+
+    run = jax.jit(lambda rounds: jax.lax.scan(step, attack.init(rounds[0, 0]), rounds)[1])
+    vectors, taus = run(rounds)
+    search = jax.jit(lambda rows: attacks.search_factor(lie, rules.krum, rows, 1, **options))
+    first, last = (float(search(rounds[number])) for number in (0, 2))
+    np.testing.assert_allclose(taus, [first, first, last])
+    assert first != last
+    for vector, tau, honest in zip(vectors, taus, rounds, strict=True):
+        np.testing.assert_allclose(vector, lie(honest, tau), rtol=1e-5)
+
+
+def oja(rounds):
+    """The direction of the learning phase in NumPy."""
+    centre, z = 0.0, None
+    for t, rows in enumerate(rounds, start=1):
+        centre = centre + (rows.mean(axis=0) - centre) / t
+        deviations = rows - centre
+        if z is None:
+            z = deviations[np.argmax(np.linalg.norm(deviations, axis=1))]
+            z = z / np.linalg.norm(z)
+        z = (t - 1) / t * z + deviations.T @ (deviations @ z) / t
+        z /= np.linalg.norm(z)
+    return z
+
+
+def test_mimic_learns_whom_to_copy():
+    rng = np.random.default_rng(0)
+    spread = np.diag([1.0, 5.0, 0.5])
+    rounds = (rng.normal(size=(12, 5, 3)) @ spread).astype(np.float32)
+    tree = {"a": rounds[..., :1], "b": rounds[..., 1:], "n": np.ones((12, 5), int), "none": None}
+    attack = attacks.learned_mimic(learning_steps=8)
+
+    def step(state, honest):
+        vector, state = attack.update(honest, state)
+        return state, (vector, state.direction)
+
+    message = {"a": jnp.zeros(1), "b": jnp.zeros(2), "n": jnp.zeros((), int), "none": None}
+    run = jax.jit(lambda rounds: jax.lax.scan(step, attack.init(message), rounds)[1])
+    vectors, directions = run(tree)
+    sent = np.concatenate([vectors["a"], vectors["b"]], axis=1)
+    direction = np.concatenate(directions, axis=1)
+    z = oja(rounds[:8])
+    assert abs(z[1]) > 0.95  # where the spread is largest
+    np.testing.assert_allclose(direction[7:], np.tile(z, (5, 1)), rtol=1e-4, atol=1e-5)
+    whom = [0] * 8 + [int(np.argmax(np.abs(rows @ z))) for rows in rounds[8:]]
+    assert len(set(whom[8:])) > 1
+    np.testing.assert_array_equal(sent, rounds[np.arange(12), whom])
+    assert vectors["n"].tolist() == [1] * 12
+
+
+def test_mimic_bears_messages_that_do_not_differ():
+    attack = attacks.learned_mimic(1)
+    state = attack.init(HONEST[0])
+    for _ in range(2):
+        vector, state = attack.update(jnp.ones((3, 2)), state)
+    np.testing.assert_array_equal(vector, 1.0)
+    assert jnp.isfinite(state.direction[0]).all()
+
+
+@pytest.mark.parametrize("layout", [federated.data.padded, federated.data.flat])
+def test_only_the_labels_of_attackers_are_flipped(layout):
+    arrays = {"x": np.arange(6.0), "y": np.array([0, 1, 2, 3, 0, 1])}
+    parts = [np.array([0, 1, 2]), np.array([5]), np.array([3, 4])]
+    data = layout(arrays, parts)
+    flipped = attacks.flip_labels(data, [2, 0], num_classes=4)
+    for client, expected in enumerate([[3, 2, 1], [1], [0, 3]]):
+        found = federated.data.client_arrays(flipped, client)
+        assert found["y"].tolist() == expected
+        assert found["x"].tolist() == arrays["x"][parts[client]].tolist()
+    assert federated.data.client_arrays(data, 0)["y"].tolist() == [0, 1, 2]
+    assert flipped.arrays["y"].dtype == data.arrays["y"].dtype
+
+
+LABELLED = federated.data.padded({"y": np.arange(2)}, [np.array([0]), np.array([1])])
 
 
 def test_the_search_measures_the_whole_tree():
@@ -138,6 +268,20 @@ def test_the_search_measures_the_whole_tree():
             lambda: attacks.search_factor(noise, rules.mean, HONEST, 1, delta=0.0),
             r"delta must lie in \(0, inf\), got 0.0",
         ),
+        (
+            lambda: attacks.optimized(noise, rules.mean, 1, every=0),
+            r"optimized: every must be an integer >= 1, got 0",
+        ),
+        (
+            lambda: attacks.optimized(noise, rules.mean, 1, start=-1.0),
+            r"optimized: start must lie in \[0, inf\), got -1.0",
+        ),
+        (lambda: attacks.learned_mimic(0), r"learning_steps must be an integer >= 1, got 0"),
+        (
+            lambda: attacks.flip_labels(LABELLED, [1, 2], 2),
+            r"clients must lie in \[0, 2\), got \[2\]",
+        ),
+        (lambda: attacks.flip_labels(LABELLED, [1], 2, "z"), r"must be a dict that holds 'z'"),
     ],
 )
 def test_bad_arguments_are_refused(call, message):

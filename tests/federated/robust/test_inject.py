@@ -49,6 +49,37 @@ def test_all_attackers_send_the_same_draw_and_then_another(placement):
     assert (first[-1] != second[-1]).all()
 
 
+remember = attacks.StatefulAttack(
+    init=lambda message: optax.tree.zeros_like(message),
+    update=lambda honest, last: (last, jax.tree.map(lambda rows: rows.mean(axis=0), honest)),
+)
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS, ids=lambda p: p.name)
+def test_what_an_attack_remembers_is_common(placement):
+    """It sends the mean of the step before; nodes with a hook of their own hear the same."""
+    n = placement.size
+    injected = federated.inject_attack(remember, 1, placement.axis_name, on="models")
+    mix = federated.nearest_neighbor_average(1, placement.axis_name)
+    hooked = federated.nearest_neighbor_average(1, placement.axis_name, attack=remember)
+
+    def twice(update, active):
+        found = []
+        for tx in (injected, optax.chain(injected, mix), hooked):
+            x, state = jnp.ones_like(update), tx.init(update)
+            # Who was absent does not remember, and must be told by those who do.
+            _, new = tx.update(update, state, x)
+            state = jax.tree.map(lambda new, old: jnp.where(active, new, old), new, state)
+            found.append(tx.update(2 * update, state, x, active=active)[0])
+        return found
+
+    updates = np.random.default_rng(0).normal(size=(n, 3)).astype(np.float32)
+    sent, chained, hooked_too = placement.run(twice, updates, np.arange(n) != 0)
+    np.testing.assert_array_equal(sent[:-1], 2 * updates[:-1])
+    np.testing.assert_allclose(sent[-1], updates[:-1].mean(axis=0), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(chained[1:-1], hooked_too[1:-1], rtol=1e-4, atol=1e-6)
+
+
 def test_under_vmap_the_noise_is_drawn_once():
     tx = federated.inject_attack(attacks.gaussian, 1, "nodes", key=0)
     updates = jnp.zeros((4, 1000))
@@ -56,6 +87,16 @@ def test_under_vmap_the_noise_is_drawn_once():
     program = str(jax.make_jaxpr(jax.vmap(tx.update, axis_name="nodes"))(updates, state))
     assert "u32[1000]" in program
     assert "u32[4,1000]" not in program
+
+
+def test_under_vmap_a_factor_is_searched_once():
+    search = attacks.optimized(attacks.inner_product, federated.rules.median, 1, evals=3)
+    tx = federated.inject_attack(search, 1, "nodes")
+    updates = jnp.zeros((4, 1000))
+    state = jax.vmap(tx.init)(updates)
+    program = str(jax.make_jaxpr(jax.vmap(tx.update, axis_name="nodes"))(updates, state))
+    assert "cond[" in program  # not computed in vain between two searches
+    assert "f32[4,4,1000]" not in program
 
 
 def test_nobody_lies():
@@ -95,7 +136,7 @@ def test_stands_before_an_average():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"attack": "sign_flip"}, r"inject_attack: attack must be callable, got 'sign_flip'"),
+        ({"attack": "flip"}, r"attack must be callable or a StatefulAttack, got 'flip'"),
         ({"f": -1}, r"inject_attack: f must be an integer >= 0, got -1"),
         ({"f": 0.5}, r"inject_attack: f must be an integer >= 0, got 0.5"),
         ({"on": "grads"}, r"on must be one of 'updates', 'models', got 'grads'"),
