@@ -29,6 +29,7 @@ extensions = [
 templates_path = ["_templates"]
 exclude_patterns = [
     "guides/which_optimizer_table.md",  # included elsewhere
+    "guides/robust_matrix.md",
     "_build",
     "jupyter_execute",
     ".jupyter_cache",

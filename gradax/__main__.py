@@ -1,4 +1,4 @@
-"""The command line: ``gradax list``, ``show NAME``, ``simulate NAME``, ``refine FILE``."""
+"""The command line: ``gradax list``, ``show``, ``simulate``, ``compare`` and ``refine``."""
 
 import argparse
 import inspect
@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from gradax import _refine_command, _simulate_command, catalogue
+from gradax import _compare_command, _refine_command, _simulate_command, catalogue
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,6 +63,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     _simulate_command.add_arguments(simulate)
     simulate.set_defaults(command=_simulate_command.run)
+
+    compare = commands.add_parser(
+        "compare",
+        help="compare federated algorithms over several seeds",
+        description="Runs federated algorithms on the same data from several seeds, and reports "
+        "mean and spread.",
+        epilog="Example: gradax compare fedavg fedspeed scaffold --alpha 0.1 --seeds 3 "
+        "--plot out.png",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    _compare_command.add_arguments(compare)
+    compare.set_defaults(command=_compare_command.run)
 
     refine = commands.add_parser(
         "refine",

@@ -19,6 +19,8 @@ MEANING: dict[str, str] = {
     "per_example_grads": "gradients like params with a leading example axis",
     "per_example_value_fn": "a function of params that returns the losses of single examples",
     "per_example_grad_fn": "a function of params that returns the gradients of single examples",
+    "full_per_example_grad_fn": "a function of params that returns the gradients of all of the "
+    "participant's examples",
     "half_grads": "gradients of the two halves of the batch, a pair of trees like params, "
     "or a function of params that returns it",
     "task": "the number of the task that the gradient belongs to, an integer scalar",
@@ -30,6 +32,18 @@ MEANING: dict[str, str] = {
     "active": "whether this participant takes part in the round, a boolean scalar",
     "batches": "what grad_fn(params, batch=...) takes, with a leading axis of local steps",
     "correction": "a term in gradient units that local steps add, a tree like params",
+    "full_grad_fn": "a function of params that returns the gradient on all of the participant's "
+    "examples",
+    "broadcast": "what the server publishes beside the parameters, a tree like params",
+    "versions": "models of the past that the server publishes, like params with a leading axis",
+    "version": "the number of the round whose model this participant worked from",
+    "round": "the number of the round, the same for all, an integer scalar",
+    "key": "this participant's random key of the round",
+    "client_id": "this participant's number among all, an integer scalar",
+    "num_clients": "how many participants there are, present or not",
+    "num_active": "how many participants take part in the round",
+    "time": "the time of the event, a scalar",
+    "kind": "the kind of the event, an integer scalar that is the same for all",
 }
 
 

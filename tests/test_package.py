@@ -25,7 +25,7 @@ FOLDERS = ("optimizers", "schedules", "federated")
 # What must not be paid for by those who do not use it.
 HEAVY = {
     *("chex", "datasets", "flax", "hypothesis", "matplotlib", "mlxtend", "networkx", "orbax"),
-    *("pandas", "pytest", "rich", "scipy.stats", "sklearn", "tensorflow_datasets"),
+    *("dp_accounting", "pandas", "pytest", "rich", "scipy.stats", "sklearn", "tensorflow_datasets"),
 }
 
 

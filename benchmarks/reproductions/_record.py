@@ -46,6 +46,7 @@ ORDER = (
     "fedspeed_partial",
     "federated_family",
     "fedamd_anchors",
+    "rerce_fed",
     "client_curriculum",
     "gossip_bias",
     "dadao",
@@ -54,7 +55,11 @@ ORDER = (
     "econtrol",
     "just_one_byte",
     "gradient_coding",
+    "async_federated",
+    "async_digits",
     "masha",
+    "dice_sgd",
+    "diff2",
 )
 
 

@@ -1,5 +1,11 @@
 """Federated algorithms with a server."""
 
+from ._admm_local import AdmmState as AdmmState
+from ._admm_local import LastHeard as LastHeard
+from ._admm_local import admm_local as admm_local
+from ._admm_solvers import LocalSolver as LocalSolver
+from ._admm_solvers import gradient_solver as gradient_solver
+from ._admm_solvers import least_squares_solver as least_squares_solver
 from ._control_variates import ControlledMessage as ControlledMessage
 from ._control_variates import ControlVariatesServerState as ControlVariatesServerState
 from ._control_variates import ControlVariatesState as ControlVariatesState
@@ -34,4 +40,11 @@ from ._momentum import MomentumServerState as MomentumServerState
 from ._momentum import server_momentum as server_momentum
 from ._recursive_gradient import RecursiveGradientState as RecursiveGradientState
 from ._recursive_gradient import recursive_gradient as recursive_gradient
+from ._rerce_fed import ExtrapolateState as ExtrapolateState
+from ._rerce_fed import LatestMeanState as LatestMeanState
+from ._rerce_fed import LatestMessageState as LatestMessageState
+from ._rerce_fed import consensus_admm as consensus_admm
+from ._rerce_fed import extrapolate as extrapolate
+from ._rerce_fed import rerce_fed as rerce_fed
+from ._rerce_fed import rerce_params as rerce_params
 from ._scaffold import scaffold as scaffold

@@ -18,3 +18,6 @@ from ._report import describe as describe
 from ._report import plot_partition as plot_partition
 from ._sizes import partition_iid as partition_iid
 from ._sizes import partition_sizes as partition_sizes
+from ._speakers import SpokenText as SpokenText
+from ._speakers import load_plays as load_plays
+from ._speakers import partition_by_user as partition_by_user

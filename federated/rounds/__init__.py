@@ -22,6 +22,11 @@ from ._local_steps import add_correction as add_correction
 from ._local_steps import add_proximal as add_proximal
 from ._local_steps import local_steps as local_steps
 from ._participants import init_participants as init_participants
+from ._participation import availability_cohort as availability_cohort
+from ._participation import bernoulli_cohort as bernoulli_cohort
+from ._participation import cyclic_cohort as cyclic_cohort
+from ._participation import diurnal_availability as diurnal_availability
+from ._participation import with_dropout as with_dropout
 from ._transformation import RoundState as RoundState
 from ._transformation import as_transformation as as_transformation
 from ._wire import communication_bytes as communication_bytes

@@ -5,7 +5,7 @@ One rule covers sampling, dropouts, padding of the last chunk and lists of event
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,8 @@ class Draw(NamedTuple):
       ids: ``int32[size]``, clients; ``num_clients`` means nobody.
       lane: extras for each lane, leaves ``[size, ...]`` (such as ``weight``).
       shared: extras for all, never batched.
-      num_cut: ``int32[]``, drawn clients for which there was no room.
+      num_cut: ``int32[]``, drawn clients that were left out: for want of room, or because they
+        failed or were late.
       num_scored: ``int32[]``, clients that received the parameters and reported their loss.
     """
 
@@ -30,6 +31,21 @@ class Draw(NamedTuple):
     shared: dict[str, Any] = {}  # noqa: RUF012
     num_cut: jax.Array | int = 0
     num_scored: jax.Array | int = 0
+
+
+class Sampling(NamedTuple):
+    """What is known of how a rule draws, for the accounting of privacy.
+
+    Attributes:
+      kind: ``"poisson"``, everybody independently, or ``"fixed"``, sets of one size, all
+        equally likely.
+      rate: probability of a client to take part.
+      draw: the rule of which this is known; a cohort with another one is a different cohort.
+    """
+
+    kind: Literal["poisson", "fixed"]
+    rate: float
+    draw: Callable[..., Any]
 
 
 class Cohort(NamedTuple):
@@ -43,6 +59,7 @@ class Cohort(NamedTuple):
       uses_losses: whether ``draw`` takes the keyword ``losses_fn`` too: a function without
         arguments that returns ``float[num_clients]``, the mean loss of every client's examples
         under the common parameters. It costs a pass over all data where it is called.
+      sampling: what an accountant may assume about ``draw``, or ``None``.
     """
 
     size: int
@@ -50,6 +67,7 @@ class Cohort(NamedTuple):
     init: Callable[[], Any]
     draw: Callable[..., tuple[Draw, Any]]
     uses_losses: bool = False
+    sampling: Sampling | None = None
 
 
 def _stateless(size, num_clients, ids_of) -> Cohort:
@@ -92,7 +110,8 @@ def uniform_cohort(num_clients: int, size: int) -> Cohort:
     """
     _check_size("uniform_cohort", num_clients, size)
     ids_of = lambda key: jax.random.choice(key, num_clients, (size,), replace=False)
-    return _stateless(size, num_clients, ids_of)
+    cohort = _stateless(size, num_clients, ids_of)
+    return cohort._replace(sampling=Sampling("fixed", size / num_clients, cohort.draw))
 
 
 def weighted_cohort(num_clients: int, size: int, weights: np.ndarray) -> Cohort:
@@ -135,6 +154,21 @@ def weighted_cohort(num_clients: int, size: int, weights: np.ndarray) -> Cohort:
     return _stateless(size, num_clients, ids_of)
 
 
+def poisson_size(num_clients: int, rate: float) -> int:
+    """How many lanes a draw needs so that it is cut with probability below 1e-12.
+
+    Args:
+      num_clients: number of clients.
+      rate: probability of each to take part.
+
+    Returns:
+      The number of lanes.
+    """
+    from scipy import stats  # slow to import, and needed only here
+
+    return min(num_clients, int(stats.binom.isf(1e-12, num_clients, rate)) + 1)
+
+
 def poisson_cohort(num_clients: int, rate: float, max_size: int | None = None) -> Cohort:
     r"""Lets every client take part with probability ``rate``, independently of the others.
 
@@ -163,9 +197,7 @@ def poisson_cohort(num_clients: int, rate: float, max_size: int | None = None) -
     _validate.integer("poisson_cohort", "num_clients", num_clients, at_least=1)
     _validate.interval("poisson_cohort", "rate", rate, "(0, 1]")
     if max_size is None:
-        from scipy import stats  # slow to import, and needed only here
-
-        max_size = min(num_clients, int(stats.binom.isf(1e-12, num_clients, rate)) + 1)
+        max_size = poisson_size(num_clients, rate)
     _check_size("poisson_cohort", num_clients, max_size)
 
     def draw(state, key, round):
@@ -175,7 +207,8 @@ def poisson_cohort(num_clients: int, rate: float, max_size: int | None = None) -
         cut = jnp.maximum(jnp.sum(taking_part) - max_size, 0).astype(jnp.int32)
         return Draw(ids.astype(jnp.int32), num_cut=cut), state
 
-    return Cohort(max_size, num_clients, lambda: (), draw)
+    sampling = Sampling("poisson", rate, draw)
+    return Cohort(max_size, num_clients, lambda: (), draw, sampling=sampling)
 
 
 def scheduled_cohort(

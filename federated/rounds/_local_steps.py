@@ -66,8 +66,8 @@ def local_steps(
         \Delta = y_K - x.
 
     The incoming updates are ignored. The inner transformation receives the extras of the round
-    and ``anchor`` (:math:`x`), ``local_step`` (:math:`k`), ``grad``, ``value``, ``grad_fn`` and
-    ``value_fn`` on the batch of the step.
+    and ``anchor`` (:math:`x`), ``local_step`` (:math:`k`), ``grad``, ``value``, ``grad_fn``,
+    ``value_fn`` and ``per_example_grad_fn`` on the batch of the step.
 
     Args:
       tx: what a local step does, or a function of the round that returns it (for a learning
@@ -81,8 +81,8 @@ def local_steps(
     Returns:
       A transformation that needs the extras ``batches`` (leading axis: local steps) and
       ``grad_fn(params, batch=...)``, and takes ``num_steps`` (``int32[]``, steps this client
-      really makes; the others change nothing), ``value_fn``, ``key`` and ``round``. It emits
-      the displacement, or a :class:`LocalResult` if ``emit`` is not empty.
+      really makes; the others change nothing), ``value_fn``, ``per_example_grad_fn``, ``key``
+      and ``round``. It emits the displacement, or a :class:`LocalResult` if ``emit`` is not empty.
 
     Raises:
       ValueError: if ``batches`` holds no step, or ``emit`` names no field of the inner state.
@@ -166,6 +166,8 @@ def _make_step(inner, anchor, grad_fn, value_fn, extras):
         if value_fn is not None:
             here["value_fn"] = lambda params, *_: value_fn(params, batch=batch)
             here["value"] = here["value_fn"](params)
+        if (examples := extras.get("per_example_grad_fn")) is not None:
+            here["per_example_grad_fn"] = lambda params, *_: examples(params, batch=batch)
         updates, new_state = inner.update(here["grad"], state, params, **here)
         new = optax.apply_updates(params, updates), new_state
         if num_steps is not None:

@@ -42,12 +42,29 @@ def published(algorithm: Algorithm, server_state: Any) -> dict[str, Any]:
     return fields
 
 
+def told_bytes(params: Any, told: dict[str, Any]) -> int:
+    """Counts what one participant receives: the parameters, and what the server publishes.
+
+    Of ``versions``, models of the past, a participant receives one, and that in place of the
+    parameters.
+
+    Args:
+      params: parameters, arrays or shapes.
+      told: what the server publishes, by name.
+
+    Returns:
+      The number of bytes.
+    """
+    beside = {name: value for name, value in told.items() if name != "versions"}
+    return tree_bytes((params, beside))
+
+
 def communication_bytes(algorithm: Algorithm, params: optax.Params) -> dict[str, int]:
     """Counts what one active client sends and receives in one round, from static shapes.
 
-    Down come the parameters and what the server publishes; up goes the message that the
-    client's chain emits. Compressors report dynamic sizes, which the history of a simulation
-    counts; here their messages count in full.
+    Down come the parameters and what the server publishes (of models of the past, one); up goes
+    the message that the client's chain emits. Compressors report dynamic sizes, which the
+    history of a simulation counts; here their messages count in full.
 
     Args:
       algorithm: the algorithm.
@@ -64,12 +81,11 @@ def communication_bytes(algorithm: Algorithm, params: optax.Params) -> dict[str,
       {'up': 56, 'down': 56}
     """
     shapes = jax.eval_shape(lambda tree: tree, params)
-    down = tree_bytes(shapes)
     told = {}
     if algorithm.server is not None:
         server_state = jax.eval_shape(algorithm.server.init, shapes)
         told = published(algorithm, server_state)
-        down += tree_bytes(told)
+    down = told_bytes(shapes, told)
     message = jax.eval_shape(_message, _Static(algorithm.client), shapes, told)
     return {"up": tree_bytes(message), "down": down}
 
@@ -89,10 +105,14 @@ def _message(client, params, told):
     extras = {
         "grad_fn": lambda params, *_, batch=None: optax.tree.zeros_like(params),
         "full_grad_fn": lambda params: optax.tree.zeros_like(params),
+        "per_example_grad_fn": lambda params, *_, batch=None: jax.tree.map(
+            lambda p: jnp.zeros((1, *p.shape), p.dtype), params
+        ),
         "value_fn": lambda params, *_, batch=None: jnp.zeros([]),
         "batches": jnp.zeros((1, 1), jnp.int32),
         "key": jax.random.key(0),
         "round": one,
+        "version": one,
         "client_id": one,
         "active": jnp.array(True),
         "weight": jnp.ones([]),

@@ -12,7 +12,7 @@ from ..data._layout import ClientData
 from ..rounds._algorithm import Algorithm, SumAggregate, masked
 from ..rounds._cohort import Cohort, Draw
 from ..rounds._participants import init_participants
-from ..rounds._wire import published, tree_bytes
+from ..rounds._wire import published, told_bytes, tree_bytes
 from . import _store
 from ._lanes import Lanes, Sum, add_up, map_lanes, narrow, scan_chunks, split, under_axis
 from ._local import Batching, Local, Objective, Rows, take_rows
@@ -154,7 +154,7 @@ class Engine:
             return mine(map_lanes, client, (0, 0), row(state.params), row(state.clients))
 
         up = tree_bytes(jax.eval_shape(first_message, state, data))
-        return up, tree_bytes((state.params, told)) if self.algorithm.server else None
+        return up, told_bytes(state.params, told) if self.algorithm.server else None
 
     # One round ---------------------------------------------------------------------------
 
@@ -181,6 +181,8 @@ class Engine:
             "num_scored": jnp.asarray(draw.num_scored, jnp.int32),
             "lanes": {**seen, "active": lanes.ids < self.num_clients},
         }
+        if "time" in draw.shared:
+            metrics["time"] = draw.shared["time"]
         after = state._replace(round=state.round + 1, cohort=cohort_state, **changes)
         return after, metrics
 

@@ -20,8 +20,9 @@ class History:
     Every row holds ``round`` (counted from 1), ``num_active``, ``bytes_up`` and ``bytes_down``
     (sent by all participants together in this round), ``seconds`` (wall time, the segment's
     shared out evenly among its rounds) and ``loss`` (mean over the participants of the loss on
-    their first batch, before training) where there is a loss; rows at the end of a segment also
-    hold what ``evaluate`` returned.
+    their first batch, before training) where there is a loss, and ``epsilon`` (of all rounds so
+    far) where :func:`simulate` was given ``privacy``; rows at the end of a segment also
+    hold what ``evaluate`` and ``evaluate_clients`` returned.
 
     Args:
       rows: dictionaries, one per round.
@@ -137,6 +138,22 @@ class History:
             writer.writeheader()
             writer.writerows(self.rows)
 
+    def to_tensorboard(self, folder: str | pathlib.Path) -> None:
+        """Writes all numbers as scalars for TensorBoard (extra ``tensorboard``).
+
+        Columns that are no single numbers are left out. Give every run a folder of its own
+        below a common one, and point TensorBoard at that.
+
+        Args:
+          folder: of the run; made if it is not there.
+        """
+        tensorboard = _optional.load("tensorboardX", "tensorboard", "History.to_tensorboard")
+        with tensorboard.SummaryWriter(logdir=str(folder)) as writer:
+            for row in self.rows:
+                for name, value in row.items():
+                    if name != "round" and isinstance(value, int | float):
+                        writer.add_scalar(name, value, global_step=row["round"])
+
     def curve(self, metric: str, against: str = "round") -> tuple[np.ndarray, np.ndarray]:
         """Returns the points of a curve.
 
@@ -163,7 +180,7 @@ class History:
 
         Args:
           metric: what stands on the y axis.
-          against: ``"round"``, ``"bytes_up"``, ``"bytes_down"`` or ``"seconds"``.
+          against: ``"round"``, ``"bytes_up"``, ``"bytes_down"``, ``"seconds"`` or ``"time"``.
           ax: matplotlib axes; the current ones by default.
           **style: for ``Axes.plot``.
 
@@ -176,11 +193,16 @@ class History:
         pyplot = _optional.load("matplotlib.pyplot", "plot", "History.plot")
         ax = ax or pyplot.gca()
         x, y = self.curve(metric, against)
-        megabytes = against.startswith("bytes")
-        ax.plot(x / 1e6 if megabytes else x, y, **style)
-        ax.set_xlabel(f"megabytes {against[6:]}" if megabytes else against)
-        ax.set_ylabel(metric)
+        unit, label = axis_of(against)
+        ax.plot(x / unit, y, **style)
+        ax.set(xlabel=label, ylabel=metric)
         return ax
+
+
+def axis_of(against: str) -> tuple[float, str]:
+    """The unit in which a column is drawn on an x axis, and the label of the axis."""
+    megabytes = against.startswith("bytes")
+    return (1e6, f"megabytes {against[6:]}") if megabytes else (1.0, against)
 
 
 def _short(value: Any) -> str:

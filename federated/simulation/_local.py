@@ -196,6 +196,9 @@ class Local:
             "batches": self.batches,
             "grad_fn": self.grad_fn,
             "full_grad_fn": self.full_grad_fn,
+            "per_example_grad_fn": self.per_example_grad_fn,
+            "full_per_example_grad_fn": self.full_per_example_grad_fn,
+            "num_examples": self._rows.count,
             "num_steps": self._batching.steps_of(self._rows.count),
         }
         return extras | ({"value_fn": self.value_fn} if self._objective.value else {})
@@ -213,6 +216,33 @@ class Local:
     def full_grad_fn(self, params: optax.Params, *_: Any) -> Any:
         """Gradient on all of the participant's examples."""
         return self._on_everything(self._objective.grad, params)
+
+    def per_example_grad_fn(
+        self, params: optax.Params, *_: Any, batch: jax.Array | None = None
+    ) -> Any:
+        """Gradients of the single examples of a handle's batch, by default the first one's."""
+        if self._batching.batch_size is None:
+            if not self._batching.even:
+                raise ValueError(
+                    "simulate: gradients of single examples of a batch need batch_size=, since "
+                    "clients have different numbers of examples."
+                )
+            return self.full_per_example_grad_fn(params)
+        return self._singly(params, self._examples(self.batches[0] if batch is None else batch))
+
+    def full_per_example_grad_fn(self, params: optax.Params, *_: Any) -> Any:
+        """Gradients of all of the participant's examples; rows beyond them are zero."""
+        index = jnp.arange(self._batching.width)
+        rows = self._singly(params, self._examples(index))
+        if self._batching.even:
+            return rows
+        own = index < self._rows.count
+        blank = lambda x: jnp.where(own.reshape(-1, *[1] * (x.ndim - 1)), x, 0)
+        return jax.tree.map(blank, rows)
+
+    def _singly(self, params, examples):
+        single = lambda x: self._objective.grad(params, jax.tree.map(lambda leaf: leaf[None], x))
+        return jax.vmap(single)(examples)
 
     def full_value_fn(self, params: optax.Params, *_: Any) -> jax.Array:
         """Loss on all of the participant's examples."""

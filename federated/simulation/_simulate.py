@@ -18,9 +18,12 @@ from gradax import _validate
 
 from .. import axis
 from ..data._layout import ClientData
+from ..privacy._account import Ledger, PrivacyAccount
+from ..privacy._algorithm import PrivateAlgorithm
 from ..rounds._algorithm import Algorithm, peers
 from ..rounds._cohort import Cohort, uniform_cohort
 from ._checkpoint import Checkpoints
+from ._client_evaluation import Evaluations, client_evaluations, compile_evaluations
 from ._describe import describe
 from ._engine import Engine, SimState
 from ._history import History
@@ -37,11 +40,13 @@ class SimResult(NamedTuple):
         with ``readout=`` what that returns.
       history: metrics per round.
       state: everything; pass it to :func:`simulate` to go on.
+      privacy: what was spent, if the run was to account for it; pass it on with the state.
     """
 
     params: optax.Params
     history: History
     state: SimState
+    privacy: PrivacyAccount | None = None
 
 
 def simulate(
@@ -58,6 +63,7 @@ def simulate(
     replace: bool = False,
     grad_fn: Callable[[optax.Params, Any], optax.Updates] | None = None,
     evaluate: Callable[[optax.Params], dict[str, jax.Array]] | None = None,
+    evaluate_clients: Evaluations | None = None,
     readout: Callable[[SimState], Any] | None = None,
     segment: int = 10,
     chunk: int | None = None,
@@ -65,6 +71,7 @@ def simulate(
     record: tuple[str, ...] = (),
     key: jax.Array | int = 0,
     replicate: bool = True,
+    privacy: PrivacyAccount | None = None,
     state: SimState | None = None,
     checkpoint: str | os.PathLike | None = None,
     progress: bool = False,
@@ -97,6 +104,9 @@ def simulate(
       grad_fn: ``grad_fn(params, batch)``, if it is not the gradient of ``loss_fn``.
       evaluate: ``evaluate(params) -> {name: scalar}``, jitted, after every segment; peers pass
         parameters with a leading axis of nodes.
+      evaluate_clients: ``evaluate_clients(params, batch) -> {name: scalar}``, measured at every
+        client after every segment; the history receives mean, spread and the mean over the
+        worst tenth. A :class:`ClientEvaluation`, or a list of them, says on which data.
       readout: ``readout(state)``, what is evaluated and returned in place of ``state.params``,
         for methods whose iterates are not what one wants to use: an average that the server
         keeps, or nodes that stand at different times (:func:`dadao_params`).
@@ -111,6 +121,8 @@ def simulate(
       key: random key or seed of the run.
       replicate: for peers, give every node a copy of ``params``; otherwise ``params`` has a
         leading axis of nodes already.
+      privacy: report ``epsilon`` in every row of the history; see :class:`PrivacyAccount`. The
+        run is refused where none can be stated.
       state: of an earlier result, to go on from; it is consumed.
       checkpoint: directory in which the run saves itself after every segment (extra
         ``checkpoint``); if it holds this run already, the run goes on from there.
@@ -139,7 +151,7 @@ def simulate(
       >>> round(float(result.params), 2)
       3.5
     """
-    algorithm = _checked_algorithm(algorithm)
+    algorithm = checked_algorithm(algorithm)
     if not isinstance(data, ClientData):
         raise TypeError(f"simulate: data must be ClientData, got {type(data).__name__}.")
     for name, value in (("rounds", rounds), ("segment", segment)):
@@ -159,6 +171,11 @@ def simulate(
             "simulate: this cohort compares losses of the clients under the common parameters: "
             "it needs loss_fn= and an algorithm with a server."
         )
+    if isinstance(algorithm, PrivateAlgorithm) and cohort is not None and cohort.uses_losses:
+        raise ValueError(
+            "simulate: a private algorithm must not draw its cohort by the losses of the clients: "
+            "who takes part would tell about their data."
+        )
     placement = Placement(mesh)
     placement.check(num_clients)
     engine = Engine(
@@ -167,28 +184,36 @@ def simulate(
         batching=Batching.plan(data, batch_size, num_steps, num_epochs, replace),
         num_clients=num_clients,
         cohort=cohort,
-        chunk=_chunk(chunk, algorithm, mesh),
+        chunk=default_chunk(chunk, algorithm, mesh),
         record=tuple(record),
         placement=placement,
     )
     key = jax.random.key(key) if isinstance(key, numbers.Integral) else key
     going_on = state is not None
     state = _start(engine, params, key, replicate, state)
+    ledger = None
+    if privacy is not None:
+        ledger = Ledger(privacy, algorithm, cohort, data.counts, engine.batching.num_steps)
+        ledger.begin(int(state.round), rounds)
     with contextlib.ExitStack() as stack:
         saved = None
         if checkpoint is not None:
-            saved = Checkpoints(checkpoint, _description(engine, data, key, state))
+            description = _description(engine, data, key, state)
+            if privacy is not None:
+                description["privacy"] = describe(privacy)
+            saved = Checkpoints(checkpoint, description)
             stack.callback(saved.close)
             if going_on and saved.exists:
                 raise ValueError(
                     f"simulate: give state= or a checkpoint= that holds a run, not both; "
                     f"{os.fspath(checkpoint)!r} holds one."
                 )
-        run = _Run(engine, data, evaluate, readout, saved)
+        run = _Run(engine, data, evaluate, evaluate_clients, readout, saved, ledger)
         return run.play(state, rounds, segment, progress, title)
 
 
-def _checked_algorithm(algorithm) -> Algorithm:
+def checked_algorithm(algorithm: Any) -> Algorithm:
+    """The algorithm, or that of peers from a plain transformation; anything else is refused."""
     if isinstance(algorithm, Algorithm):
         axis.names(algorithm.axis_name)
         return algorithm
@@ -200,7 +225,8 @@ def _checked_algorithm(algorithm) -> Algorithm:
     )
 
 
-def _chunk(chunk, algorithm, mesh) -> int | None:
+def default_chunk(chunk: int | None, algorithm: Algorithm, mesh: Any) -> int | None:
+    """The number of clients side by side: one on CPU, all elsewhere, unless it is given."""
     if chunk is not None:
         _validate.integer("simulate", "chunk", chunk, at_least=1)
         return chunk
@@ -232,8 +258,10 @@ def _description(engine: Engine, data: ClientData, key, state: SimState) -> dict
 class _Run:
     """A simulation under way: segments, and what happens between them."""
 
-    def __init__(self, engine: Engine, data: ClientData, evaluate, readout, saved):
-        self._engine, self._saved = engine, saved
+    def __init__(
+        self, engine: Engine, data: ClientData, evaluate, evaluate_clients, readout, saved, ledger
+    ):
+        self._engine, self._saved, self._ledger = engine, saved, ledger
         data = engine.placement.lay_out(data)
         self._data = jax.device_put(data, engine.placement.of_data(data))
         read = readout or (lambda state: state.params)
@@ -241,6 +269,9 @@ class _Run:
         self._evaluate: Callable = lambda state: {}
         if evaluate:
             self._evaluate = jax.jit(lambda state: evaluate(read(state)))
+        alone = engine.algorithm.server is None
+        listed = client_evaluations(evaluate_clients, engine.num_clients, alone)
+        self._evaluate_clients = compile_evaluations(listed, engine.batching, read, alone)
         self._segment = jax.jit(self._scan, static_argnums=2, donate_argnums=0)
         self._bytes: tuple[int, int | None] | None = None
 
@@ -252,6 +283,8 @@ class _Run:
         if self._saved and (found := self._saved.restore(state)):
             state, rows = found
         made = int(state.round)
+        if self._ledger:
+            self._ledger.catch_up(made)
         with progress_bar(progress, title, made, rounds) as report:
             while made < rounds:
                 length = min(segment, rounds - made)
@@ -259,51 +292,70 @@ class _Run:
                 state, metrics = self._segment(state, self._data, length)
                 metrics = jax.device_get(metrics)
                 seconds = (time.perf_counter() - began) / length
-                rows += self._rows(metrics, made, length, seconds, state)
+                rows += metric_rows(metrics, made, seconds, self._message_bytes(state))
                 made += length
-                _add_evaluation(rows[-1], jax.device_get(self._evaluate(state)))
+                if self._ledger:
+                    self._ledger.charge(made, rows)
+                add_evaluation(rows[-1], self._evaluate(state))
+                add_evaluation(rows[-1], self._evaluate_clients(state, self._data))
                 if self._saved:
                     self._saved.save(state, rows)
                 report(made, _headline(rows[-1]))
-        return SimResult(self._readout(state), History(rows), state)
-
-    def _rows(self, metrics, made, length, seconds, state) -> list[dict[str, Any]]:
-        """Turns the stacked metrics of a segment into rows of plain numbers.
-
-        Rounds may be many and short, so columns are made first, by NumPy.
-        """
-        up, down = self._message_bytes(state)
-        lanes = dict(metrics["lanes"])
-        active = np.asarray(lanes.pop("active"))
-        present = active.sum(axis=1)
-        # 64 bits: bytes overflow 32 bits soon.
-        sizes = np.asarray(lanes.pop("wire_bytes", up), np.int64)
-        copies = np.asarray(lanes.pop("wire_copies", 1), np.int64)
-        sent = np.sum(np.where(active, sizes * copies, 0), axis=1)
-        cut, scored = (np.asarray(metrics[name]) for name in ("num_cut", "num_scored"))
-        columns = {
-            "round": made + 1 + np.arange(length),
-            "num_active": metrics["num_active"],
-            # A loss is one number.
-            "bytes_up": sent + 4 * scored,
-            # What one peer sends another receives.
-            "bytes_down": sent if down is None else down * np.maximum(present, scored),
-            "seconds": np.full(length, seconds),
-        }
-        optional = {"num_cut": (cut, cut > 0), "num_scored": (scored, scored > 0)}
-        for name, values in lanes.items():
-            optional[name] = (_mean_present(np.asarray(values), active), present > 0)
-        rows = [dict(zip(columns, row, strict=True)) for row in _transposed(columns.values())]
-        for name, (values, measured) in optional.items():
-            for number in np.flatnonzero(measured).tolist():
-                rows[number][name] = values[number].item()
-        return rows
+        spent = self._ledger.account if self._ledger else None
+        return SimResult(self._readout(state), History(rows), state, spent)
 
     def _message_bytes(self, state) -> tuple[int, int | None]:
         """Static sizes of what one participant sends and receives."""
         if self._bytes is None:
             self._bytes = self._engine.message_bytes(state, self._data)
         return self._bytes
+
+
+def metric_rows(
+    metrics: dict[str, Any], made: int, seconds: float, message_bytes: tuple[int, int | None]
+) -> list[dict[str, Any]]:
+    """Turns the stacked metrics of a segment into rows of plain numbers.
+
+    Rounds may be many and short, so columns are made first, by NumPy.
+
+    Args:
+      metrics: what the engine returned, with a leading axis of rounds.
+      made: rounds before this segment.
+      seconds: wall time of a round.
+      message_bytes: of a message up and down; ``None`` for what peers receive.
+
+    Returns:
+      One row per round.
+    """
+    up, down = message_bytes
+    lanes = dict(metrics["lanes"])
+    active = np.asarray(lanes.pop("active"))
+    length = len(active)
+    present = active.sum(axis=1)
+    # 64 bits: bytes overflow 32 bits soon.
+    sizes = np.asarray(lanes.pop("wire_bytes", up), np.int64)
+    copies = np.asarray(lanes.pop("wire_copies", 1), np.int64)
+    sent = np.sum(np.where(active, sizes * copies, 0), axis=1)
+    cut, scored = (np.asarray(metrics[name]) for name in ("num_cut", "num_scored"))
+    columns = {
+        "round": made + 1 + np.arange(length),
+        "num_active": metrics["num_active"],
+        # A loss is one number.
+        "bytes_up": sent + 4 * scored,
+        # What one peer sends another receives.
+        "bytes_down": sent if down is None else down * np.maximum(present, scored),
+        "seconds": np.full(length, seconds),
+    }
+    if "time" in metrics:
+        columns["time"] = metrics["time"]
+    optional = {"num_cut": (cut, cut > 0), "num_scored": (scored, scored > 0)}
+    for name, values in lanes.items():
+        optional[name] = (_mean_present(np.asarray(values), active), present > 0)
+    rows = [dict(zip(columns, row, strict=True)) for row in _transposed(columns.values())]
+    for name, (values, measured) in optional.items():
+        for number in np.flatnonzero(measured).tolist():
+            rows[number][name] = values[number].item()
+    return rows
 
 
 def _transposed(columns) -> Any:
@@ -319,8 +371,17 @@ def _mean_present(values: np.ndarray, active: np.ndarray) -> np.ndarray:
         return kept.sum(axis=(1, 2)) / (active.sum(axis=1) * values.shape[-1])
 
 
-def _add_evaluation(row: dict[str, Any], metrics: dict[str, Any]) -> None:
-    """Puts scalars as Python numbers and arrays as lists into a row of the history."""
+def add_evaluation(row: dict[str, Any], metrics: dict[str, Any]) -> None:
+    """Puts scalars as Python numbers and arrays as lists into a row of the history.
+
+    Args:
+      row: to add to.
+      metrics: on the device or not.
+
+    Raises:
+      ValueError: if the row has a column of that name already.
+    """
+    metrics = jax.device_get(metrics)
     taken = sorted(row.keys() & metrics.keys())
     if taken:
         raise ValueError(f"simulate: evaluate must not return {', '.join(taken)}; rename it.")

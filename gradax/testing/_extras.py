@@ -61,6 +61,7 @@ SUPPLIERS: dict[str, Callable[[At], Any]] = {
     "per_example_grads": lambda at: at.examples(lambda _: at.grads)(at.params),
     "per_example_value_fn": lambda at: at.examples(at.loss),
     "per_example_grad_fn": lambda at: at.examples(at.grad_fn),
+    "full_per_example_grad_fn": lambda at: at.examples(at.grad_fn),
     "half_grads": lambda at: (at.grads, at.grads),
     "block_hessian_fn": lambda at: at.block_hessian,
     "model_fn": lambda at: lambda params: ravel_pytree(params)[0],

@@ -19,11 +19,14 @@ def anchors(round):
     return (jnp.arange(8) + round) % 3 == 0
 
 
+SOLVER = federated.gradient_solver(optax.sgd(0.2), num_steps=3)
 MAKE = {
     "scaffold": functools.partial(federated.scaffold, 0.1),
     "feddyn": functools.partial(federated.feddyn, 0.1),
     "mofedsam": functools.partial(federated.mofedsam, 0.1, weighting="uniform"),
     "fedamd": functools.partial(federated.fedamd, 0.1, anchors),
+    "rerce_fed": functools.partial(federated.rerce_fed, 1.0, SOLVER),
+    "rerce_fed_continual": functools.partial(federated.rerce_fed, 1.0, SOLVER, continual=True),
 }
 
 

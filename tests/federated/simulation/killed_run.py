@@ -29,6 +29,31 @@ def noisy(learning_rate=0.1):
     )
 
 
+def asynchronous():
+    """A buffer of two, clocks that are drawn in the run, models of the past, dropouts."""
+    clock = federated.client_clock("lognormal", np.linspace(1.0, 0.2, N), spread=0.5)
+    cohort = federated.async_cohort("fedbuff", clock, buffer_size=2, max_age=9)
+    client = optax.chain(optax.add_noise(0.1, 0.5, jax.random.key(1)), optax.sgd(0.1))
+    algorithm = federated.fedbuff(
+        None, 2, num_versions=10, client=client, server=optax.sgd(1.0, momentum=0.5)
+    )
+    return {"algorithm": algorithm, "cohort": federated.with_dropout(cohort, 0.1)}
+
+
+def returning():
+    """A day of availability, a time limit, and late ones that return."""
+    there = federated.availability_cohort(federated.diurnal_availability(N, 6), 4)
+    clock = federated.client_clock("exponential", np.linspace(1.0, 0.2, N))
+    return {
+        "algorithm": federated.async_server(0.2, 0.1, num_versions=4),
+        "cohort": federated.with_timeout(there, clock, 0.5, late="return", max_age=3),
+    }
+
+
+#: Options of :func:`run`, by the name on the command line.
+KINDS = {"noisy": dict, "asynchronous": asynchronous, "returning": returning}
+
+
 def run(directory=None, rounds=ROUNDS, algorithm=None, **options):
     """Three of eight clients in each round."""
     settings = {"cohort": 3, "batch_size": None, "num_steps": 2, "segment": 1, **options}
@@ -44,4 +69,4 @@ def run(directory=None, rounds=ROUNDS, algorithm=None, **options):
 
 
 if __name__ == "__main__":
-    run(sys.argv[1])
+    run(sys.argv[1], **KINDS[(sys.argv[2:] or ["noisy"])[0]]())

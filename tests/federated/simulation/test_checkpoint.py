@@ -20,22 +20,24 @@ from jax.sharding import AxisType
 
 from gradax import federated
 from gradax.federated.simulation import _simulate
-from tests.federated.simulation.killed_run import ROUNDS, noisy, run
+from tests.federated.simulation.killed_run import KINDS, ROUNDS, noisy, run
 from tests.federated.simulation.problems import assert_same_bits
 
 ROOT = pathlib.Path(__file__).parents[3]
 
 
 @functools.cache
-def uninterrupted(rounds=ROUNDS):
-    return run(rounds=rounds, segment=50)
+def uninterrupted(rounds=ROUNDS, kind="noisy"):
+    return run(rounds=rounds, segment=50, **KINDS[kind]())
 
 
 def assert_same_run(found, expected):
     assert_same_bits(found.params, expected.params)
     assert_same_bits(found.state, expected.state)
     assert found.history.columns == expected.history.columns
-    for name in ("round", "loss", "num_active", "bytes_up", "bytes_down"):
+    measured = [name for name in found.history.columns if name != "seconds"]
+    assert {"round", "loss", "num_active", "bytes_up", "bytes_down"} <= set(measured)
+    for name in measured:
         assert found.history.column(name) == expected.history.column(name)
 
 
@@ -59,6 +61,15 @@ def test_goes_on_bit_by_bit_from_a_checkpoint_written_after_any_round(tmp_path):
     assert_same_run(result, uninterrupted(5))
     assert saved_rounds(tmp_path / "run") == [4, 5]  # older ones are not kept
     assert_same_run(run(tmp_path / "run", 5), uninterrupted(5))  # there is nothing left to do
+
+
+@pytest.mark.parametrize("kind", ["asynchronous", "returning"])
+def test_clocks_and_who_is_late_are_saved_too(kind, tmp_path):
+    for rounds in (4, 30):
+        result = run(tmp_path, rounds, segment=10, **KINDS[kind]())
+    assert_same_run(result, uninterrupted(30, kind))
+    assert "time" in result.history.columns
+    assert jax.tree.leaves(result.state.cohort)
 
 
 def test_segments_and_chunks_may_change_on_the_way(tmp_path):
@@ -115,18 +126,18 @@ def is_beyond(round):
     return lambda directory: saved_rounds(directory)[-1:] > [round]
 
 
-def program(directory):
-    return [sys.executable, "-m", "tests.federated.simulation.killed_run", str(directory)]
+def program(directory, kind="noisy"):
+    return [sys.executable, "-m", "tests.federated.simulation.killed_run", str(directory), kind]
 
 
-def kill_when(moment, directory, cache):
+def kill_when(moment, directory, cache, kind="noisy"):
     """Starts the run as a process and kills it at a moment; returns what was seen by then."""
     environment = os.environ | {
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
     process = subprocess.Popen(
-        program(directory), cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
+        program(directory, kind), cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 200
     while not moment(directory):
@@ -146,6 +157,15 @@ def test_a_killed_run_loses_at_most_the_segment_it_was_in(tmp_path):
         assert saved_rounds(directory)[-1:] >= seen[-1:]
     assert 12 < saved_rounds(directory)[-1] < ROUNDS
     assert_same_run(run(directory, segment=50), uninterrupted())
+
+
+def test_a_killed_asynchronous_run_goes_on_bit_by_bit(tmp_path):
+    """The script benchmarks/killed_runs.py kills runs of every kind twenty times."""
+    directory = tmp_path / "run"
+    kill_when(is_beyond(3), directory, tmp_path / "cache", "asynchronous")
+    assert 3 < saved_rounds(directory)[-1] < ROUNDS
+    found = run(directory, segment=50, **KINDS["asynchronous"]())
+    assert_same_run(found, uninterrupted(kind="asynchronous"))
 
 
 # Being refused ---------------------------------------------------------------------------

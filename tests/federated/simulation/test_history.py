@@ -2,6 +2,9 @@
 
 import csv
 import json
+import sys
+import types
+from typing import ClassVar
 
 import matplotlib as mpl
 import numpy as np
@@ -144,3 +147,36 @@ def test_a_draw_that_was_cut_is_reported():
     history = simulate(federated.fedavg(0.1), rounds=4, cohort=cohort).history
     assert history.column("num_active") == [3] * 4
     assert sum(history.column("num_cut")) >= 8
+
+
+class _Writer:
+    """Stands in for TensorBoard's writer."""
+
+    written: ClassVar[list] = []
+
+    def __init__(self, logdir):
+        self.logdir = logdir
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.written.append("closed")
+
+    def add_scalar(self, name, value, global_step):
+        self.written.append((self.logdir, name, value, global_step))
+
+
+def test_tensorboard_receives_every_number_at_its_round(tmp_path, monkeypatch):
+    module = types.SimpleNamespace(SummaryWriter=_Writer)
+    monkeypatch.setitem(sys.modules, "tensorboardX", module)
+    rows = [{"round": 1, "loss": 2.0}, {"round": 2, "loss": 1, "each": [1.0, 2.0]}]
+    federated.History(rows).to_tensorboard(tmp_path)
+    folder = str(tmp_path)
+    assert _Writer.written == [(folder, "loss", 2.0, 1), (folder, "loss", 1, 2), "closed"]
+
+
+def test_without_tensorboard_the_error_names_the_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(ImportError, match=r"pip install 'gradax\[tensorboard\]'"):
+        HISTORY.to_tensorboard(tmp_path)
