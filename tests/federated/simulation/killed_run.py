@@ -50,8 +50,22 @@ def returning():
     }
 
 
+def private():
+    """Clipped and noised sums of a Poisson draw, and what they have revealed so far."""
+    return {
+        "algorithm": federated.dp_fedavg(0.2, 1.0, 2.0, expected_clients=4, key=2),
+        "cohort": federated.poisson_cohort(N, 0.5),
+        "privacy": federated.PrivacyAccount(delta=0.05, sampling_rate=0.5),
+    }
+
+
 #: Options of :func:`run`, by the name on the command line.
-KINDS = {"noisy": dict, "asynchronous": asynchronous, "returning": returning}
+KINDS = {
+    "noisy": dict,
+    "asynchronous": asynchronous,
+    "returning": returning,
+    "private": private,
+}
 
 
 def run(directory=None, rounds=ROUNDS, algorithm=None, **options):
