@@ -16,8 +16,6 @@ from ._rows import check_faulty, count_rows, unless_too_few
 MOST_SUBSETS = 50_000
 #: Steps of ``caf`` in which rows that have been dropped set the scale.
 _PATIENCE = 1000
-#: Eigenvalue problems solved side by side.
-_BATCH = 64
 #: Steps of the power method before eigenvalue problems are solved.
 _POWER_STEPS = 20
 
@@ -176,13 +174,8 @@ def _top_eigenvalues(geometry, kept, allowed, f):
     """Largest eigenvalues of the subsets' covariances, infinite where they cannot be the least."""
     floors = jnp.where(allowed, _floors(geometry, kept, f), jnp.inf)
     order, number = jnp.argsort(floors), len(kept)
-    size = min(_BATCH, number)
     dtype = floors.dtype
     rounding = 8 * jnp.finfo(dtype).eps * jnp.max(jnp.abs(geometry.gram))
-
-    def top(chosen):
-        covariance = _covariance(*_inner_products(geometry, chosen.astype(dtype)))
-        return jnp.linalg.eigvalsh(covariance)[-1]
 
     def open_question(loop):
         position, _, least = loop
@@ -191,11 +184,13 @@ def _top_eigenvalues(geometry, kept, allowed, f):
         return (position < number) & jnp.isfinite(floor) & undecided
 
     def solve(loop):
+        # One after the other: a batch is divided among the threads of the host, for which several
+        # devices on it can wait for ever.
         position, values, least = loop
-        batch = order[jnp.minimum(position + jnp.arange(size), number - 1)]
-        found = jnp.where(allowed[batch], jax.vmap(top)(kept[batch]), jnp.inf)
-        least = jnp.minimum(least, jnp.min(found))
-        return position + size, values.at[batch].set(found), least
+        subset = order[position]
+        covariance = _covariance(*_inner_products(geometry, kept[subset].astype(dtype)))
+        found = jnp.where(allowed[subset], jnp.linalg.eigvalsh(covariance)[-1], jnp.inf)
+        return position + 1, values.at[subset].set(found), jnp.minimum(least, found)
 
     unknown = jnp.full(number, jnp.inf, dtype)
     return lax.while_loop(open_question, solve, (0, unknown, jnp.asarray(jnp.inf, dtype)))[1]
