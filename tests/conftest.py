@@ -1,5 +1,6 @@
 """Shared set-up: four forced host devices, and a compilation cache that outlives a run."""
 
+import gc
 import itertools
 import os
 import pathlib
@@ -39,3 +40,10 @@ def _forget_compiled_functions():
     yield
     if next(_modules) % 8 == 0:
         jax.clear_caches()
+
+
+def pytest_collection_finish():
+    """What has been imported and collected stays; the collector need not look at it again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)

@@ -85,8 +85,9 @@ def ef21(
       >>> ef21 = federated.ef21(federated.top_k(k=1), "clients")
       >>> tx, targets = optax.chain(ef21, optax.scale(-0.2)), jnp.array([[1.0, 5.0], [3.0, -1.0]])
       >>> state, x = jax.vmap(tx.init)(targets), jnp.zeros((2, 2))
+      >>> update = jax.jit(jax.vmap(tx.update, axis_name="clients"))
       >>> for _ in range(100):
-      ...     u, state = jax.vmap(tx.update, axis_name="clients")(x - targets, state, x)
+      ...     u, state = update(x - targets, state, x)
       ...     x = x + u
       >>> x[0].round(3).tolist()
       [2.0, 2.0]
@@ -202,8 +203,9 @@ def econtrol(
       >>> tx = federated.econtrol(0.2, federated.top_k(k=1), "clients", eta=0.1)
       >>> targets = jnp.array([[1.0, 5.0], [3.0, -1.0]])
       >>> state, x = jax.vmap(tx.init)(targets), jnp.zeros((2, 2))
+      >>> update = jax.jit(jax.vmap(tx.update, axis_name="clients"))
       >>> for _ in range(200):
-      ...     u, state = jax.vmap(tx.update, axis_name="clients")(x - targets, state, x)
+      ...     u, state = update(x - targets, state, x)
       ...     x = x + u
       >>> x[0].round(3).tolist()
       [2.0, 2.0]
