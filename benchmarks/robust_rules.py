@@ -125,7 +125,7 @@ def main() -> None:
     with ByzFL() as peer:
         for n, d in SHAPES:
             measure(report, peer, n, d, arguments.rounds)
-    report.save()
+            report.save()  # the last shape takes long
 
 
 if __name__ == "__main__":
