@@ -248,7 +248,7 @@ def _report(entry: Entry, history: federated.History, arguments: argparse.Namesp
     print(
         f"{entry.name}: test accuracy {history.last('accuracy'):.3f} after {len(history)} "
         f"{'events' if entry.name == 'dadao' else 'rounds'}, "
-        f"{megabytes[0]:.1f} MB up, {megabytes[1]:.1f} MB down, "
+        f"{megabytes[0]:.3g} MB up, {megabytes[1]:.3g} MB down, "
         f"{history.total('seconds'):.1f} s"
     )
     if arguments.history:
