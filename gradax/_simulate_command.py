@@ -243,12 +243,16 @@ def _evaluation(task: Task, has_server: bool, honest: int) -> Any:
     return evaluate
 
 
+def _megabytes(size: float) -> str:
+    return f"{size / 1e6:.1f}" if size >= 1e6 else f"{size / 1e6:.2g}"
+
+
 def _report(entry: Entry, history: federated.History, arguments: argparse.Namespace) -> None:
-    megabytes = [history.total(f"bytes_{way}") / 1e6 for way in ("up", "down")]
+    up, down = (_megabytes(history.total(f"bytes_{way}")) for way in ("up", "down"))
     print(
         f"{entry.name}: test accuracy {history.last('accuracy'):.3f} after {len(history)} "
         f"{'events' if entry.name == 'dadao' else 'rounds'}, "
-        f"{megabytes[0]:.3g} MB up, {megabytes[1]:.3g} MB down, "
+        f"{up} MB up, {down} MB down, "
         f"{history.total('seconds'):.1f} s"
     )
     if arguments.history:
