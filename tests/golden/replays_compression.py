@@ -113,5 +113,5 @@ REPLAYS: dict[str, Callable[[Case], Case]] = {
     "error_feedback": replay_error_feedback,
 }
 
-#: The cards ask for 1e-10 in float64.
+#: In float64.
 TOLERANCES: dict[str, float] = dict.fromkeys(REPLAYS, 1e-10)

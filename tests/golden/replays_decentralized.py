@@ -201,5 +201,5 @@ REPLAYS: dict[str, Callable[[Case], Case]] = {
     "monna": replay_monna,
 }
 
-#: The cards ask for 1e-10 in float64.
+#: In float64.
 TOLERANCES: dict[str, float] = dict.fromkeys(REPLAYS, 1e-10)
