@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from gradax import _validate
 
-from ._sequential import Scheme
+from ._scheme import Scheme
 
 
 class Runtime(NamedTuple):
