@@ -86,6 +86,29 @@ class Placement:
         spread = self.rows() if data.offsets is None else self.replicated()
         return jax.tree.map(lambda _: spread, data)
 
+    def put(self, data: ClientData) -> ClientData:
+        """Lays the data out and puts them on the devices.
+
+        Args:
+          data: in any layout, on the host or not.
+
+        Returns:
+          The same examples, where the rounds read them.
+        """
+        data = self.lay_out(data)
+        return jax.device_put(data, self.of_data(data))
+
+    def fetch(self, tree: Any) -> Any:
+        """Brings what a segment measured to the host.
+
+        Args:
+          tree: of arrays on the devices.
+
+        Returns:
+          The same tree of NumPy arrays.
+        """
+        return jax.device_get(tree)
+
     def spread(self, lanes: Any, count: int) -> Any:
         """Asks for the lanes of a chunk to be spread, if they divide evenly.
 

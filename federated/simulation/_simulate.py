@@ -262,8 +262,7 @@ class _Run:
         self, engine: Engine, data: ClientData, evaluate, evaluate_clients, readout, saved, ledger
     ):
         self._engine, self._saved, self._ledger = engine, saved, ledger
-        data = engine.placement.lay_out(data)
-        self._data = jax.device_put(data, engine.placement.of_data(data))
+        self._data = engine.placement.put(data)
         read = readout or (lambda state: state.params)
         self._readout = jax.jit(lambda state: jax.tree.map(jnp.copy, read(state)))
         self._evaluate: Callable = lambda state: {}
@@ -290,7 +289,7 @@ class _Run:
                 length = min(segment, rounds - made)
                 began = time.perf_counter()
                 state, metrics = self._segment(state, self._data, length)
-                metrics = jax.device_get(metrics)
+                metrics = self._engine.placement.fetch(metrics)
                 seconds = (time.perf_counter() - began) / length
                 rows += metric_rows(metrics, made, seconds, self._message_bytes(state))
                 made += length
