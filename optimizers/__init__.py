@@ -49,6 +49,10 @@ from .nested import extragradient as extragradient
 from .nested import minmax as minmax
 from .nested import minmax_operator as minmax_operator
 from .nested import optimistic_gradient_descent as optimistic_gradient_descent
+from .population import ConsensusState as ConsensusState
+from .population import cbo as cbo
+from .population import consensus_hopping as consensus_hopping
+from .population import consensus_point as consensus_point
 from .steepest import CompositeMirrorDescentState as CompositeMirrorDescentState
 from .steepest import EGPlusMinusState as EGPlusMinusState
 from .steepest import LayerDropoutState as LayerDropoutState

@@ -30,6 +30,7 @@ ORDER = (
     "optimistic_mirror_descent",
     "last_iterate",
     "composite_mirror_descent",
+    "cbo",
     "linear_decay",
     "refined",
     "fdr",
