@@ -1,24 +1,17 @@
 """A training step whose batch size may change from call to call, compiled once."""
 
-import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, TypeAlias, overload
 
 import jax
-import jax.numpy as jnp
 import optax
-from jax import lax
+from jax.sharding import Mesh, PartitionSpec
 
-from gradax import _step, _validate
-from gradax.schedules import Controller, GradientStats
-from gradax.schedules.batch_size._statistics import (
-    inner_product,
-    squared,
-    stats_of_means,
-    widened,
-)
+from gradax import _data_parallel, _sharding, _step, _validate
+from gradax._micro_batches import PER_EXAMPLE, WHO, MicroBatches, axes
+from gradax.schedules import Controller
 
 Metrics: TypeAlias = dict[str, Any]
 BatchStep: TypeAlias = Callable[
@@ -30,8 +23,7 @@ ControlledStep: TypeAlias = Callable[
     tuple[optax.Params, optax.OptState, Any, Metrics],
 ]
 
-_WHO = "make_batch_step"
-_PER_EXAMPLE, _MICRO_BATCHES = "per_example", "micro_batches"
+_MICRO_BATCHES = "micro_batches"
 
 
 @overload
@@ -43,6 +35,8 @@ def make_batch_step(
     chunk: int | None = None,
     controller: None = None,
     donate: bool = False,
+    mesh: Mesh | None = None,
+    data_axis: str = "data",
 ) -> BatchStep: ...
 
 
@@ -55,6 +49,8 @@ def make_batch_step(
     chunk: int | None = None,
     controller: Controller,
     donate: bool = False,
+    mesh: Mesh | None = None,
+    data_axis: str = "data",
 ) -> ControlledStep: ...
 
 
@@ -66,6 +62,8 @@ def make_batch_step(
     chunk: int | None = None,
     controller: Controller | None = None,
     donate: bool = False,
+    mesh: Mesh | None = None,
+    data_axis: str = "data",
 ) -> BatchStep | ControlledStep:
     r"""Builds a jitted training step for batches of any number of micro-batches.
 
@@ -80,8 +78,8 @@ def make_batch_step(
     :class:`~gradax.schedules.GradientStats` of the batch to ``controller.update``. Statistics
     are computed only while ``state.due`` is true, if the state has such a field.
 
-    On a mesh, shard the axis of examples and replicate the rest; each micro-batch then ends in
-    a reduction over the devices.
+    With a ``mesh`` the examples of each micro-batch are spread over the devices along
+    ``data_axis``, as in :func:`make_step`; each micro-batch then ends in a reduction over them.
 
     Args:
       loss_fn: ``loss_fn(params, micro_batch)``, as in :func:`make_step` a mean over examples. An
@@ -95,12 +93,14 @@ def make_batch_step(
         ``metrics["statistics"]``, or go to the controller. ``None`` computes none, or those
         per example if there is a controller.
       chunk: number of examples whose gradients are held at once, a divisor of the size of a
-        micro-batch; ``None`` for one on CPU, where many at once are many times slower, and all
-        elsewhere. On a mesh, give the whole size, lest its devices wait for each other.
+        micro-batch; ``None`` for one on a CPU, where many at once are many times slower, and all
+        elsewhere and on a mesh, lest its devices wait for each other.
       controller: such as :func:`gradax.schedules.adaptive_batch_size`: one whose state has a
         ``batch_size``, and whose ``update`` takes ``stats``.
       donate: hand the buffers of ``params``, ``opt_state`` and the controller's state to the
         step, which saves their memory; the arrays passed in cannot be used afterwards.
+      mesh: devices to spread the examples over; ``None`` runs where the arguments lie.
+      data_axis: name of the mesh axis.
 
     Returns:
       ``step(params, opt_state, batches, num_batches) -> (params, opt_state, metrics)``, where
@@ -110,11 +110,12 @@ def make_batch_step(
       the loss returns one.
 
     Raises:
-      TypeError: if ``loss_fn`` is not callable, ``tx`` is no gradient transformation, or
-        ``controller`` no :class:`~gradax.schedules.Controller`.
-      ValueError: if ``statistics`` is unknown, ``chunk`` no positive integer, or the controller
-        observes something else; at the first call, if leaves of ``batches`` have no common
-        leading axes, or ``chunk`` does not divide the second.
+      TypeError: if ``loss_fn`` is not callable, ``tx`` is no gradient transformation,
+        ``controller`` no :class:`~gradax.schedules.Controller`, or ``mesh`` no mesh.
+      ValueError: if ``statistics`` is unknown, ``chunk`` no positive integer, the controller
+        observes something else, or the mesh has no axis ``data_axis``; at the first call, if
+        leaves of ``batches`` have no common leading axes, or ``chunk`` or the number of devices
+        does not divide the second.
 
     Examples:
       >>> import gradax, jax.numpy as jnp, optax
@@ -129,11 +130,17 @@ def make_batch_step(
       8 0.3600
       32 0.1296
     """
-    _step.check_arguments(_WHO, loss_fn, tx)
-    _validate.one_of(_WHO, "statistics", statistics, (None, _PER_EXAMPLE, _MICRO_BATCHES))
+    _step.check_arguments(WHO, loss_fn, tx)
+    _validate.one_of(WHO, "statistics", statistics, (None, PER_EXAMPLE, _MICRO_BATCHES))
     if chunk is not None:
-        _validate.integer(_WHO, "chunk", chunk, at_least=1)
+        _validate.integer(WHO, "chunk", chunk, at_least=1)
     tx = optax.with_extra_args_support(tx)
+    finished = functools.partial(_finished, mesh=mesh, data_axis=data_axis, donate=donate)
+
+    def in_use(params, batches, number, kind):
+        one_by_one = mesh is None and jax.default_backend() == "cpu"
+        held = 1 if chunk is None and one_by_one else chunk
+        return MicroBatches.of(loss_fn, params, batches, number, kind, held)
 
     def apply(params, opt_state, batch, means):
         value, aux, grads = means
@@ -145,7 +152,7 @@ def make_batch_step(
         return optax.apply_updates(params, updates), opt_state, metrics
 
     def step(params, opt_state, batches, num_batches):
-        batch = _Batch.of(loss_fn, params, batches, num_batches, statistics, chunk)
+        batch = in_use(params, batches, num_batches, statistics)
         if statistics is None:
             return apply(params, opt_state, batch, batch.means(params))
         means, stats = batch.observe(params, statistics)
@@ -153,245 +160,37 @@ def make_batch_step(
         return params, opt_state, metrics | {"statistics": stats}
 
     if controller is None:
-        return jax.jit(step, donate_argnums=(0, 1) if donate else ())
+        return finished(step, ("params", "opt_state"))
     _check_controller(controller)
-    kind, next_state = statistics or _PER_EXAMPLE, controller.update
+    kind, next_state = statistics or PER_EXAMPLE, controller.update
 
     def controlled_step(params, opt_state, batch_state, batches):
-        number = (batch_state.batch_size - 1) // _axes(batches)[1] + 1
-        batch = _Batch.of(loss_fn, params, batches, number, kind, chunk)
+        number = (batch_state.batch_size - 1) // axes(batches)[1] + 1
+        batch = in_use(params, batches, number, kind)
         means, stats = batch.observe(params, kind, getattr(batch_state, "due", True))
         batch_state = next_state(batch_state, stats)
         params, opt_state, metrics = apply(params, opt_state, batch, means)
         return params, opt_state, batch_state, metrics
 
-    return jax.jit(controlled_step, donate_argnums=(0, 1, 2) if donate else ())
+    return finished(controlled_step, ("params", "opt_state", "batch_state"))
+
+
+def _finished(step, kept, mesh, data_axis, donate):
+    """The compiled step, on a mesh or where its arguments lie."""
+    if mesh is None:
+        return jax.jit(step, donate_argnums=tuple(range(len(kept))) if donate else ())
+    mesh = _sharding.auto_mesh(_sharding.check_mesh(WHO, mesh, "data_axis", data_axis))
+    states = tuple(map(_data_parallel.Kept, kept))
+    spec = PartitionSpec(None, data_axis)
+    return _data_parallel.MeshStep(WHO, step, mesh, states, spec, donate)
 
 
 def _check_controller(controller):
     if not isinstance(controller, Controller):
-        raise TypeError(f"{_WHO}: controller must be a Controller, got {controller!r}.")
+        raise TypeError(f"{WHO}: controller must be a Controller, got {controller!r}.")
     arguments = list(inspect.signature(controller.update).parameters)
     if arguments[1:] != ["stats"]:
         raise ValueError(
-            f"{_WHO}: controller.update must take (state, stats), got ({', '.join(arguments)}); "
+            f"{WHO}: controller.update must take (state, stats), got ({', '.join(arguments)}); "
             "pass its batch size as num_batches instead."
         )
-
-
-def _axes(batches):
-    """Lengths of the leading axes, ``(capacity, size)``."""
-    axes = {jnp.shape(leaf)[:2] for leaf in jax.tree.leaves(batches)}
-    if len(axes) != 1 or len(min(axes)) < 2 or 0 in min(axes):
-        raise ValueError(
-            f"{_WHO}: every leaf of batches must have the same leading axes [micro-batches, "
-            f"examples], none of them empty, got {sorted(axes)}."
-        )
-    return axes.pop()
-
-
-@dataclasses.dataclass(frozen=True)
-class _Batch:
-    """The micro-batches that are in use, as one batch.
-
-    Attributes:
-      loss: ``(params, micro_batch) -> (value, aux)``.
-      has_aux: whether the user's loss returns an aux.
-      batches: leaves with the leading axes ``[capacity, size]``.
-      num: ``int32[]``, how many micro-batches are used.
-      size: examples in a micro-batch.
-      chunk: examples whose gradients are held at once.
-    """
-
-    loss: _step.LossFn
-    has_aux: bool
-    batches: Any
-    num: jax.Array
-    size: int
-    chunk: int
-
-    @classmethod
-    def of(cls, loss_fn, params, batches, number, kind, chunk) -> "_Batch":
-        """Takes as many micro-batches as are there, and as statistics of a kind need."""
-        capacity, size = _axes(batches)
-        if size % (chunk or size):
-            raise ValueError(f"{_WHO}: chunk must divide the {size} examples, got {chunk}.")
-        least = 1 if kind is None or (kind == _PER_EXAMPLE and size > 1) else 2
-        if capacity < least:
-            raise ValueError(f"{_WHO}: statistics={kind!r} need two micro-batches of {size}.")
-        loss, has_aux = _step.with_aux(loss_fn, params, jax.tree.map(lambda x: x[0], batches))
-        num = jnp.clip(jnp.asarray(number, jnp.int32), least, capacity)
-        if chunk is None:
-            chunk = 1 if jax.default_backend() == "cpu" else size
-        return cls(loss, has_aux, batches, num, size, chunk)
-
-    def at(self, index: jax.typing.ArrayLike) -> _step.Batch:
-        """One micro-batch."""
-        take = functools.partial(lax.dynamic_index_in_dim, index=index, keepdims=False)
-        return jax.tree.map(take, self.batches)
-
-    def mean_of(self, function: Callable[[_step.Batch], Any]) -> Any:
-        """Mean of a function of a micro-batch, leaf by leaf, in the dtypes that it returns."""
-        shapes = jax.eval_shape(lambda: function(self.at(0)))
-        body = lambda index, means: _toward(means, function(self.at(index)), index)
-        return _narrowed(lax.fori_loop(0, self.num, body, _zeros(shapes)), shapes)
-
-    def means(self, params: optax.Params) -> tuple[jax.Array, Any, optax.Updates]:
-        """Loss, aux and gradient."""
-        return self.mean_of(functools.partial(self._value_aux_grad, params))
-
-    def _value_aux_grad(self, params, micro_batch):
-        (value, aux), grads = jax.value_and_grad(self.loss, has_aux=True)(params, micro_batch)
-        return value, aux, grads
-
-    def value_fn(self, params: optax.Params) -> jax.Array:
-        """The loss, differentiable in both modes; JAX cannot go back through the loop itself."""
-
-        @jax.custom_jvp
-        def value_of(params):
-            return self.mean_of(lambda micro_batch: self.loss(params, micro_batch)[0])
-
-        @value_of.defjvp
-        def _(primals, tangents):
-            value, _, grads = self.means(*primals)
-            slope = optax.tree.sum(
-                jax.tree.map(lambda g, t: jnp.sum(jnp.real(g * t)), grads, *tangents)
-            )
-            return value, jnp.asarray(slope, value.dtype)
-
-        return value_of(params)
-
-    def closures(self) -> dict[str, Any]:
-        """The functions of params that a transformation may ask for."""
-        return {
-            "value_fn": _step.line_searchable(self.value_fn),
-            # optax's SAM passes a second positional argument.
-            "grad_fn": lambda params, *_: self.means(params)[2],
-        }
-
-    def on_demand(self, aux: Any) -> dict[str, Callable[[], Any]]:
-        """Extras that cost something to make, and those that only the loss can know."""
-        own = aux if isinstance(aux, dict) else {}
-        scalars = {name: entry for name, entry in own.items() if jnp.shape(entry) == ()}
-
-        def half_grads(params):
-            grad = lambda half: self._value_aux_grad(params, half)[2]
-            return self.mean_of(lambda x: tuple(map(grad, _step.halves(_WHO, x))))
-
-        return {name: lambda entry=entry: entry for name, entry in scalars.items()} | {
-            "half_grads": lambda: half_grads
-        }
-
-    def observe(
-        self, params: optax.Params, kind: str, due: jax.typing.ArrayLike = True
-    ) -> tuple[Any, GradientStats]:
-        """What :meth:`means` returns, and the statistics on the way, if they are due.
-
-        There is a loop for either case, and one of the two makes no turn. That holds under vmap
-        too, where both branches of a ``lax.cond`` would be computed.
-        """
-        per_example = kind == _PER_EXAMPLE
-        sample = self._examples if per_example else self._micro_batch
-        weight = self.size if per_example else 1
-        shapes = jax.eval_shape(lambda: self._value_aux_grad(params, self.at(0)))
-
-        def plainly(index, means):
-            return _toward(means, self._value_aux_grad(params, self.at(index)), index)
-
-        def observing(index, carry):
-            means, squares = carry
-            new, within = sample(params, self.at(index))
-            squares = _pooled(squares, within, means[2], new[2], index, weight)
-            return _toward(means, new, index), squares
-
-        turns = jnp.where(due, self.num, 0)
-        means = lax.fori_loop(0, self.num - turns, plainly, _zeros(shapes))
-        squares = jax.tree.map(lambda leaf: jnp.zeros_like(jnp.real(leaf)), means[2])
-        means, squares = lax.fori_loop(0, turns, observing, (means, squares))
-        along = self._squares_along(params, means[2], turns, per_example)
-        if not per_example:
-            stats = stats_of_means(means[2], squares, along, self.num, self.size)
-        else:
-            total = self.num * self.size
-            stats = GradientStats(means[2], squares, along / (total - 1), total)
-        return _narrowed(means, shapes), stats
-
-    def _of_example(self, params, example):
-        return self.loss(params, _step.single(example))[0]
-
-    def _examples(self, params, micro_batch):
-        """Means over a micro-batch, and squared distances of its examples' gradients."""
-        value, aux = self.loss(params, micro_batch)
-        of_examples = jax.vmap(jax.grad(self._of_example), (None, 0))
-
-        def body(index, carry):
-            mean, squares = carry
-            cut = lambda x: lax.dynamic_slice_in_dim(x, index * self.chunk, self.chunk)
-            grads = widened(of_examples(params, jax.tree.map(cut, micro_batch)))
-            new = jax.tree.map(lambda g: jnp.mean(g, axis=0), grads)
-            within = jax.tree.map(lambda g, m: jnp.sum(squared(g - m), axis=0), grads, new)
-            squares = _pooled(squares, within, mean, new, index, self.chunk)
-            return _toward(mean, new, index), squares
-
-        zeros = _zeros(params)
-        start = zeros, jax.tree.map(lambda leaf: jnp.zeros_like(jnp.real(leaf)), zeros)
-        mean, squares = lax.fori_loop(0, self.size // self.chunk, body, start)
-        return (value, aux, mean), squares
-
-    def _micro_batch(self, params, micro_batch):
-        """Means over a micro-batch, which counts as one gradient."""
-        means = self._value_aux_grad(params, micro_batch)
-        return means, jax.tree.map(lambda g: jnp.zeros_like(jnp.real(g)), widened(means[2]))
-
-    def _squares_along(self, params, mean, turns, per_example):
-        """Sum of squares of the gradients' distances from the mean, along the mean."""
-        # The slope in a direction is the gradient's inner product with it: no gradient is made.
-        direction = jax.tree.map(lambda m, p: jnp.conj(m).astype(p.dtype), mean, params)
-        centre = inner_product(mean, mean)
-
-        def values(params, micro_batch):
-            if per_example:
-                return jax.vmap(self._of_example, (None, 0))(params, micro_batch)
-            return self.loss(params, micro_batch)[0]
-
-        def body(index, total):
-            of_params = functools.partial(values, micro_batch=self.at(index))
-            _, slopes = jax.jvp(of_params, (params,), (direction,))
-            return total + jnp.sum((slopes.astype(centre.dtype) - centre) ** 2)
-
-        return lax.fori_loop(0, turns, body, jnp.zeros_like(centre))
-
-
-def _zeros(shapes):
-    wide = lambda leaf: jnp.zeros(leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32))
-    return jax.tree.map(wide, shapes)
-
-
-def _toward(means, new, index):
-    """Running means after one sample more."""
-
-    def of_leaf(mean, leaf):
-        weight = 1 / (index + 1).astype(jnp.finfo(mean.dtype).dtype)
-        return mean + weight * (leaf.astype(mean.dtype) - mean)
-
-    return jax.tree.map(of_leaf, means, new)
-
-
-def _pooled(squares, within, mean, new, index, weight):
-    """Squared distances from a mean that moves, after a sample of so many gradients more."""
-    # Those within the sample, and a share of its own distance from the mean so far.
-    share = weight * index / (index + 1)
-
-    def of_leaf(total, inside, m, g):
-        return total + inside + share.astype(total.dtype) * squared(g.astype(m.dtype) - m)
-
-    return jax.tree.map(of_leaf, squares, within, mean, new)
-
-
-def _narrowed(means, shapes):
-    """Means in the dtypes of what they are means of, where these are no integers."""
-
-    def of_leaf(mean, shape):
-        return mean.astype(shape.dtype) if jnp.issubdtype(shape.dtype, jnp.inexact) else mean
-
-    return jax.tree.map(of_leaf, means, shapes)

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import gradax
 from gradax import _extras, schedules
@@ -279,19 +278,19 @@ def test_statistics_that_are_not_due_are_not_computed():
 
 
 def test_on_a_mesh_the_numbers_are_the_same():
-    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
-    place = NamedSharding(mesh, PartitionSpec(None, "data"))
+    mesh = jax.make_mesh((4,), ("data",))
     controller = schedules.adaptive_batch_size(
         "augmented", theta=0.3, nu=0.3, initial_batch_size=8, max_batch_size=48, multiple_of=4
     )
     tx = optax.adam(0.1)
-    step = gradax.make_batch_step(loss_fn, tx, controller=controller, chunk=SIZE)
     runs = []
-    for batches in (BATCHES, jax.device_put(BATCHES, place)):
+    for options in ({"chunk": SIZE}, {"mesh": mesh}):
+        step = gradax.make_batch_step(loss_fn, tx, controller=controller, **options)
         carry = (PARAMS, tx.init(PARAMS), controller.init())
         for _ in range(3):
-            *carry, metrics = step(*carry, batches)
+            *carry, metrics = step(*carry, BATCHES)
         runs.append((carry, metrics))
+    assert carry[0]["w"].sharding.device_set == set(mesh.devices.flat)
     assert runs[0][1]["batch_size"] > 8
     chex.assert_trees_all_close(runs[1], runs[0], rtol=1e-4)
 
