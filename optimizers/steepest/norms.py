@@ -47,6 +47,7 @@ class Norm:
         a fixed one. Zero for zero.
       joint: whether it measures a tree as one; otherwise it is one of a single array.
       min_rank: least rank of the arrays it can measure.
+      self_dual: whether it is its own dual norm; its length is then known with the direction.
     """
 
     name: str
@@ -54,15 +55,29 @@ class Norm:
     lmo: Callable[[Any], Any]
     joint: bool = False
     min_rank: int = 0
+    self_dual: bool = False
 
     def dual(self, m: Any) -> jax.Array:
         """Dual norm of ``m``, a scalar: the most that a direction of length one can gain."""
-        return _inner(m, self.lmo(m))
+        return self.gain(m, self.lmo(m))
 
     def sharp(self, m: Any) -> Any:
         """The direction times the dual norm: it grows with ``m``, as gradients do."""
         direction = self.lmo(m)
-        return _times(_inner(m, direction), direction)
+        return _times(self.gain(m, direction), direction)
+
+    def gain(self, m: Any, direction: Any) -> jax.Array:
+        """Dual norm of ``m``, given its direction.
+
+        Args:
+          m: an array, or a tree if the norm is one of trees.
+          direction: :attr:`lmo` of it.
+
+        Returns:
+          A scalar.
+        """
+        # Sums that the direction was made with, where an inner product would be one more pass.
+        return self.norm(m) if self.self_dual else _inner(m, direction)
 
     def __repr__(self) -> str:
         return f"norms.{self.name}"
@@ -121,7 +136,9 @@ def _l1_lmo(m):
 
 
 #: Euclidean norm; for matrices the Frobenius norm. Its dual is itself.
-l2 = frobenius = Norm("l2", lambda x: _largest(x) * jnp.sqrt(_sum_of_squares(_unit(x))), _l2_lmo)
+l2 = frobenius = Norm(
+    "l2", lambda x: _largest(x) * jnp.sqrt(_sum_of_squares(_unit(x))), _l2_lmo, self_dual=True
+)
 #: Largest magnitude. Its direction is the sign, 0 of 0; its dual is l1.
 linf = Norm("linf", _largest, jnp.sign)
 #: Sum of magnitudes. Its direction is the sign of one largest entry; its dual is linf.
@@ -262,6 +279,7 @@ def scaled(factor: jax.typing.ArrayLike, norm: Norm | str) -> Norm:
         name=f"scaled({factor}, {base.name})",
         norm=lambda x: jnp.multiply(factor, base.norm(x)),
         lmo=lambda m: _times(1 / factor, base.lmo(m)),
+        self_dual=False,
     )
 
 
@@ -323,7 +341,8 @@ def product(norm: NormLike, combine: str = "max", *, param_labels: Any = None) -
         pieces = [_take(leaves, where) for _, where in parts]
         directions = [one.lmo(piece) for (one, _), piece in zip(parts, pieces, strict=True)]
         if combine != "max":  # there all weights are one
-            weights = outer.lmo(_stack([*map(_inner, pieces, directions)]))
+            triples = zip(parts, pieces, directions, strict=True)
+            weights = outer.lmo(_stack([one.gain(m, d) for (one, _), m, d in triples]))
             directions = [_times(weights[k], d) for k, d in enumerate(directions)]
         for (_, where), direction in zip(parts, directions, strict=True):
             for position, leaf in zip(*map(jax.tree.leaves, (where, direction)), strict=True):
@@ -432,7 +451,7 @@ def _global_l2_norm(x):
 
 
 #: Euclidean norm of all entries of a tree: the product of leaves' l2 norms by l2, in one pass less.
-global_l2 = Norm("global_l2", _global_l2_norm, _global_l2_lmo, joint=True)
+global_l2 = Norm("global_l2", _global_l2_norm, _global_l2_lmo, joint=True, self_dual=True)
 
 #: Names under which norms can be given.
 NAMED: dict[str, Norm] = {
