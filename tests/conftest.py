@@ -1,4 +1,4 @@
-"""Shared set-up: four forced host devices, and a compilation cache that outlives a run."""
+"""Shared set-up: eight forced host devices, and a compilation cache that outlives a run."""
 
 import gc
 import itertools
@@ -10,7 +10,7 @@ import pathlib
 # program, fusions and copies for instance, stays as it is.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+    + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     + " --xla_cpu_use_fusion_emitters=false"
 )
 
