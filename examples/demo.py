@@ -213,6 +213,7 @@ def main(argv=None):
     parser.add_argument("--node-rounds", type=int, default=300, help="of the decentralized ones")
     parser.add_argument("--figure", default="demo.png", help="where to save the picture")
     options = parser.parse_args(argv)
+    gradax.use_compilation_cache()
     console, began = Console(), time.perf_counter()
     dataset = federated.data.load(options.data)
     curves = train_one_network(dataset, options.epochs)

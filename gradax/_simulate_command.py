@@ -1,14 +1,23 @@
 """``gradax simulate``: a method of the catalogue on packaged data, from the command line."""
 
 import argparse
+import contextlib
 import inspect
+import io
 import pathlib
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
-from gradax import _compress_option, _dishonest, _optional, _simulate_dadao, federated
+from gradax import (
+    _compress_option,
+    _dishonest,
+    _optional,
+    _processes,
+    _simulate_dadao,
+    federated,
+)
 from gradax._tasks import Task, classification
 from gradax.catalogue import Entry, get
 
@@ -64,11 +73,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     work.add_argument("--seed", type=int, default=0)
     run = parser.add_argument_group("the run")
     run.add_argument("--segment", type=int, default=5, help="rounds between two evaluations")
-    run.add_argument("--chunk", type=int, help="clients computed side by side")
+    run.add_argument(
+        "--chunk", type=_chunk, help="clients computed side by side; auto: as many as fit"
+    )
+    run.add_argument(
+        "--client-state",
+        default="device",
+        metavar="PLACE",
+        help="where states of clients are kept: device, host, or a directory for files",
+    )
     run.add_argument("--checkpoint", help="directory to save to and to go on from")
     run.add_argument("--history", help="write the metrics of all rounds, as JSON lines")
     run.add_argument("--plot", help="write a picture of accuracy against rounds and megabytes")
     run.add_argument("--quiet", action="store_true", help="no progress bar")
+    _processes.add_arguments(parser.add_argument_group("devices and processes"))
+
+
+def _chunk(text: str) -> int | Literal["auto"]:
+    """Reads ``auto`` or a number."""
+    if text == "auto":
+        return "auto"
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"takes a number or auto, got {text!r}") from None
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -81,20 +109,29 @@ def run(arguments: argparse.Namespace) -> None:
       ValueError: if an option cannot work.
     """
     entry = get(arguments.method)
+    leads = _processes.start(arguments)
+    with contextlib.nullcontext() if leads else contextlib.redirect_stdout(io.StringIO()):
+        history = _simulate(entry, arguments)
+    if leads:
+        _report(entry, history, arguments)
+
+
+def _simulate(entry: Entry, arguments: argparse.Namespace) -> federated.History:
     task, options = PLANS.get(entry.name, _plan)(entry, arguments)
     has_server = _has_server(options["algorithm"])
     honest = arguments.clients - arguments.attackers
-    result = federated.simulate(
+    return federated.simulate(
         **options,
         params=task.params,
         evaluate=_evaluation(task, has_server, honest),
         chunk=arguments.chunk,
+        client_state=arguments.client_state,
+        mesh=_processes.mesh(arguments),
         key=arguments.seed,
         checkpoint=arguments.checkpoint,
         progress=not arguments.quiet,
         title=entry.name,
-    )
-    _report(entry, result.history, arguments)
+    ).history
 
 
 def _has_server(algorithm: Any) -> bool:

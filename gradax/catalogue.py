@@ -9,6 +9,7 @@ The conformance battery, the table in the documentation and the command line rea
 
 import dataclasses
 import difflib
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -80,7 +81,7 @@ class Entry:
       paper: its source.
       factory: the public callable.
       needs: extras without which ``update`` cannot work (``"axis"`` for a named axis).
-      example: constructor arguments with which tests and listings build it.
+      given_example: constructor arguments with which tests build it, or a function that makes them.
       reexport_of: dotted name of the original when nothing was written again.
       exceptions: name of a conformance check -> the reason why it does not apply.
     """
@@ -93,9 +94,15 @@ class Entry:
     paper: Paper
     factory: Callable[..., Any]
     needs: tuple[str, ...]
-    example: Mapping[str, Any]
+    given_example: Mapping[str, Any] | Callable[[], Mapping[str, Any]]
     reexport_of: str | None
     exceptions: Mapping[str, str]
+
+    @functools.cached_property
+    def example(self) -> Mapping[str, Any]:
+        """Constructor arguments with which tests build it; cannot be changed."""
+        given = self.given_example
+        return MappingProxyType(dict(given() if callable(given) else given))
 
     @property
     def public_name(self) -> str:
@@ -122,7 +129,7 @@ def register(
     paper: Paper,
     *,
     needs: tuple[str, ...] = (),
-    example: Mapping[str, Any] | None = None,
+    example: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
     exceptions: Mapping[str, str] | None = None,
 ) -> Callable[[Factory], Factory]:
     """Enters a factory into the catalogue; stands above its ``def``.
@@ -133,7 +140,8 @@ def register(
       kind: what the method is.
       paper: its source.
       needs: extras without which ``update`` cannot work.
-      example: constructor arguments for tests.
+      example: constructor arguments for tests, or a function that makes them when they are
+        asked for: importing the library should not.
       exceptions: conformance check -> reason why it does not apply.
 
     Returns:
@@ -159,7 +167,7 @@ def reexport(
     paper: Paper,
     *,
     needs: tuple[str, ...] = (),
-    example: Mapping[str, Any] | None = None,
+    example: Mapping[str, Any] | Callable[[], Mapping[str, Any]] | None = None,
     exceptions: Mapping[str, str] | None = None,
 ) -> Factory:
     """Enters a callable of another library, under its own name, into a room of ours.
@@ -200,7 +208,7 @@ def _add(factory, name, package, room, kind, paper, needs, example, exceptions, 
         paper=paper,
         factory=factory,
         needs=tuple(needs),
-        example=MappingProxyType(dict(example or {})),
+        given_example=example or {},
         reexport_of=original,
         exceptions=MappingProxyType(dict(exceptions or {})),
     )

@@ -13,6 +13,8 @@ from ._layout import flat as flat
 from ._layout import padded as padded
 from ._layout import to_padded as to_padded
 from ._loaders import load as load
+from ._processes import from_processes as from_processes
+from ._processes import process_clients as process_clients
 from ._report import PartitionSummary as PartitionSummary
 from ._report import describe as describe
 from ._report import plot_partition as plot_partition

@@ -88,7 +88,7 @@ class _Event(NamedTuple):
     "final",
     _PAPER,
     needs=("axis",),
-    example={
+    example=lambda: {
         "strong_convexity": 0.5,
         "smoothness": 2.0,
         "events": dadao_events(0, _RING, _RING_RATE, 4, num_events=10_000),

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from gradax import _validate
 
@@ -87,8 +88,35 @@ def _check_size(who: str, num_clients: int, size: int) -> None:
         )
 
 
+def _few_of_many(key: jax.Array, num_clients: int, size: int) -> jax.Array:
+    """Draws different clients by drawing again whoever was drawn before.
+
+    Which places are drawn again depends on where numbers agree, not on the numbers. So the
+    outcome would be as likely with the clients renamed: all ordered draws are equally likely.
+    """
+    places = jnp.arange(size, dtype=jnp.int32)
+
+    def repeated(ids):
+        ordered, place = lax.sort((ids, places), num_keys=2)
+        again = jnp.concatenate([jnp.zeros(1, bool), ordered[1:] == ordered[:-1]])
+        return jnp.zeros(size, bool).at[place].set(again, unique_indices=True)
+
+    def draw_again(carry):
+        key, ids, missing = carry
+        key, this = jax.random.split(key)
+        fresh = jax.random.randint(this, (size,), 0, num_clients, jnp.int32)
+        ids = jnp.where(missing, fresh, ids)
+        return key, ids, repeated(ids)
+
+    start = key, places, jnp.ones(size, bool)
+    return lax.while_loop(lambda carry: jnp.any(carry[2]), draw_again, start)[1]
+
+
 def uniform_cohort(num_clients: int, size: int) -> Cohort:
     """Draws ``size`` different clients, each set equally likely.
+
+    A small cohort of more than a thousand clients is drawn in time that depends on its size
+    alone.
 
     Args:
       num_clients: number of clients.
@@ -109,7 +137,11 @@ def uniform_cohort(num_clients: int, size: int) -> Cohort:
       [0, 1, 2, 3, 4]
     """
     _check_size("uniform_cohort", num_clients, size)
-    ids_of = lambda key: jax.random.choice(key, num_clients, (size,), replace=False)
+    # Shuffling all clients is quick for few, and where most of them are drawn.
+    if num_clients <= 1000 or 4 * size > num_clients:
+        ids_of = lambda key: jax.random.choice(key, num_clients, (size,), replace=False)
+    else:
+        ids_of = lambda key: _few_of_many(key, num_clients, size)
     cohort = _stateless(size, num_clients, ids_of)
     return cohort._replace(sampling=Sampling("fixed", size / num_clients, cohort.draw))
 

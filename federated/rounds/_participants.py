@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import optax
 
 
-def _is_key(leaf: Any) -> bool:
+def is_key(leaf: Any) -> bool:
+    """Whether a leaf is an array of typed keys, or the shape of one."""
     return jnp.issubdtype(getattr(leaf, "dtype", jnp.float32), jax.dtypes.prng_key)
 
 
@@ -32,7 +33,7 @@ def fold_keys(state: Any, own: jax.Array | None, common: jax.Array | None = None
 
     def fold(path, leaf):
         number = common if _is_shared(path) else own
-        if number is None or not _is_key(leaf):
+        if number is None or not is_key(leaf):
             return leaf
         fold_in = jax.random.fold_in
         for _ in range(leaf.ndim):  # a field may hold several keys

@@ -1,6 +1,8 @@
 """Checkpoints of a run through orbax: whole or absent, and refused if they are another run's."""
 
+import hashlib
 import itertools
+import json
 import os
 import pathlib
 from typing import Any
@@ -9,6 +11,7 @@ import jax
 
 from gradax import _optional
 
+from ._checksum import checksums
 from ._engine import SimState
 
 
@@ -16,7 +19,9 @@ class Checkpoints:
     """Saves the state and history of a run after a segment, and finds them again.
 
     Saving waits until the files are complete and renamed into place: a process killed at any
-    moment leaves the last complete checkpoint.
+    moment leaves the last complete checkpoint. Checksums of all that was saved are saved too, and
+    compared when it is read: what has changed on the disk is not gone on from. Of several
+    processes all make the same calls; each writes its part into the same directory.
 
     Args:
       directory: where the run lives; made if absent.
@@ -51,19 +56,21 @@ class Checkpoints:
           The state and the rows of the history, or ``None`` if there is no checkpoint.
 
         Raises:
-          ValueError: if the checkpoint belongs to another run.
+          ValueError: if the checkpoint belongs to another run, or is not what was saved.
         """
         step = self._manager.latest_step()
         if step is None:
             return None
-        self._check(self._read(step, run=self._ocp.args.JsonRestore()).run.get("description", {}))
+        run = self._read(step, run=self._ocp.args.JsonRestore()).run
+        self._check(step, run)
         shapes = jax.tree.map(self._ocp.utils.to_shape_dtype_struct, like)
-        args = {
-            "state": self._ocp.args.StandardRestore(shapes),
-            "run": self._ocp.args.JsonRestore(),
-        }
-        found = self._read(step, **args)
-        return found.state, found.run["history"]
+        state = self._read(step, state=self._ocp.args.StandardRestore(shapes)).state
+        found, saved = checksums(state), run["checksums"]
+        if found != saved:
+            names = [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(state)]
+            changed = [n for n, a, b in zip(names, found, saved, strict=True) if a != b]
+            raise self._unreadable(step, f"{', '.join(changed)} changed since they were saved.")
+        return state, run["history"]
 
     def save(self, state: SimState, rows: list[dict[str, Any]]) -> None:
         """Writes a checkpoint and waits until it is complete.
@@ -72,9 +79,10 @@ class Checkpoints:
           state: after the segment.
           rows: of the history so far.
         """
+        run = {"description": self._description, "history": rows, "checksums": checksums(state)}
         args = self._ocp.args.Composite(
             state=self._ocp.args.StandardSave(state),
-            run=self._ocp.args.JsonSave({"description": self._description, "history": rows}),
+            run=self._ocp.args.JsonSave(run | {"seal": _seal(run)}),
         )
         self._manager.save(int(state.round), args=args)
         self._manager.wait_until_finished()
@@ -87,13 +95,22 @@ class Checkpoints:
         try:
             return self._manager.restore(step, args=self._ocp.args.Composite(**args))
         except Exception as error:
-            raise ValueError(
-                f"simulate: the checkpoint of round {step} in {self._path} cannot be read; without "
-                f"its folder the run goes on from an older one, if there is one: {error}"
-            ) from error
+            raise self._unreadable(step, error) from error
 
-    def _check(self, found: dict[str, Any]) -> None:
-        ours = self._description
+    def _unreadable(self, step: int, reason: Any) -> ValueError:
+        return ValueError(
+            f"simulate: the checkpoint of round {step} in {self._path} cannot be read; without "
+            f"its folder the run goes on from an older one, if there is one: {reason}"
+        )
+
+    def _check(self, step: int, run: dict[str, Any]) -> None:
+        """Raises unless it is this run, as it was saved."""
+        if not isinstance(run, dict):
+            raise self._unreadable(step, f"it holds {type(run).__name__}, no run.")
+        seal = run.pop("seal", None)
+        if seal is not None and seal != _seal(run):
+            raise self._unreadable(step, "its history or description changed since it was saved.")
+        found, ours = run.get("description", {}), self._description
         different = [name for name in ours if found.get(name) != ours[name]]
         if different:
             lines = (f"  {name}: {_contrast(found.get(name), ours[name])}" for name in different)
@@ -101,6 +118,13 @@ class Checkpoints:
                 f"simulate: the checkpoint in {self._path} belongs to another run:\n"
                 + "\n".join(lines)
             )
+        if seal is None:
+            raise self._unreadable(step, "it has no checksums.")
+
+
+def _seal(run: dict[str, Any]) -> str:
+    """A digest of what is saved as JSON."""
+    return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
 
 
 def _contrast(theirs: str | None, ours: str, width: int = 80) -> str:

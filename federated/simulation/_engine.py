@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,34 +11,12 @@ import optax
 from ..data._layout import ClientData
 from ..rounds._algorithm import Algorithm, SumAggregate, masked
 from ..rounds._cohort import Cohort, Draw
-from ..rounds._participants import init_participants
 from ..rounds._wire import published, told_bytes, tree_bytes
 from . import _store
 from ._lanes import Lanes, Sum, add_up, map_lanes, narrow, scan_chunks, split, under_axis
 from ._local import Batching, Local, Objective, Rows, take_rows
 from ._placement import Placement
-
-
-class SimState(NamedTuple):
-    """Everything that a run carries from round to round, and all that is saved.
-
-    Attributes:
-      round: ``int32[]``, number of rounds made.
-      key: the run's random key; round and client are folded in at use.
-      params: the common parameters, or one row per node for peers.
-      clients: state of the client chain, leaves ``[num_clients, ...]``.
-      aggregate: state of the aggregate; for peers, leaves ``[num_clients, ...]``.
-      server: state of the server's chain, or ``()``.
-      cohort: state of the cohort rule.
-    """
-
-    round: jax.Array
-    key: jax.Array
-    params: optax.Params
-    clients: optax.OptState
-    aggregate: optax.OptState
-    server: optax.OptState
-    cohort: Any
+from ._state import SimState, first_state
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +32,8 @@ class Engine:
       chunk: lanes that are computed side by side, or ``None`` for all.
       record: names of fields of the client's state to record in every round and lane.
       placement: the devices over which the client axis is spread.
+      lane_store: whether the states of clients in a :class:`SimState` are those of the round's
+        lanes, in their order, and not of all clients.
     """
 
     algorithm: Algorithm
@@ -64,6 +44,12 @@ class Engine:
     chunk: int | None = None
     record: tuple[str, ...] = ()
     placement: Placement = dataclasses.field(default_factory=Placement)
+    lane_store: bool = False
+
+    @property
+    def num_lanes(self) -> int:
+        """Participants of a round, with those that turn out to be nobody."""
+        return self.cohort.size if self.cohort else self.num_clients
 
     @property
     def row_fields(self) -> set[str]:
@@ -71,65 +57,8 @@ class Engine:
         return {"clients"} if self.algorithm.server else {"clients", "params", "aggregate"}
 
     def init(self, params: optax.Params, key: jax.Array, replicate: bool = True) -> SimState:
-        """Builds the state before the first round; nothing in it shares a buffer with ``params``.
-
-        Args:
-          params: parameters of one participant, or one row per node (``replicate=False``).
-          key: the run's random key.
-          replicate: for peers, whether to give every node a copy of ``params``.
-
-        Returns:
-          The state.
-
-        Raises:
-          ValueError: if ``params`` should have one row per node and have not.
-        """
-        algorithm, ids = self.algorithm, jnp.arange(self.num_clients)
-        # A dtype that is named is a strong one: a weak type would change within the scan.
-        params = jax.tree.map(lambda x: jnp.array(x, jnp.asarray(x).dtype), params)
-        zero, drawn = jnp.zeros([], jnp.int32), self.cohort.init() if self.cohort else ()
-        if algorithm.server is not None:
-            clients = init_participants(algorithm.client, params, ids)
-            sides = algorithm.aggregate.init(params), algorithm.server.init(params)
-            return SimState(zero, key, params, clients, *sides, drawn)
-        if not replicate and any(x.shape[:1] != ids.shape for x in jax.tree.leaves(params)):
-            raise ValueError(
-                "simulate: with replicate=False params must have a leading axis of "
-                f"{self.num_clients} nodes."
-            )
-        if replicate:
-            copies = lambda x: jnp.repeat(jnp.asarray(x)[None], self.num_clients, axis=0)
-            params = jax.tree.map(copies, params)
-        row = jax.tree.map(lambda x: x[0], params)
-        clients = init_participants(algorithm.client, row, ids)
-        aggregate = init_participants(algorithm.aggregate, row, ids)
-        return SimState(zero, key, params, clients, aggregate, (), drawn)
-
-    def check(self, state: SimState, like: SimState) -> None:
-        """Raises unless a state can be played by this engine.
-
-        Args:
-          state: the state.
-          like: shapes of a first state.
-
-        Raises:
-          ValueError: if it is another algorithm's, or a name to record is not one field.
-        """
-        shapes = lambda tree: jax.tree.map(lambda x: (jnp.shape(x), jnp.result_type(x)), tree)
-        for name, part in like._asdict().items():
-            theirs, ours = shapes(getattr(state, name)), shapes(part)
-            if theirs != ours:
-                raise ValueError(
-                    f"simulate: state= is of another run; {name}: {theirs} there, {ours} here."
-                )
-        states = state.clients, () if self.algorithm.server else state.aggregate
-        for name in self.record:
-            count = len(optax.tree_utils.tree_get_all_with_path(states, name))
-            if count != 1:
-                raise ValueError(
-                    f"simulate: record= must name one field of the participants' state, but "
-                    f"there are {count} named {name!r}."
-                )
+        """Builds the state before the first round, see :func:`first_state`."""
+        return first_state(self.algorithm, self.num_clients, self.cohort, params, key, replicate)
 
     def message_bytes(self, state: SimState, data: ClientData) -> tuple[int, int | None]:
         """Sizes of what one participant sends and receives in a round, from static shapes.
@@ -145,7 +74,7 @@ class Engine:
 
         def first_message(state, data):
             draw, _ = self._draw(state, data, state.key)
-            lanes = jax.tree.map(lambda x: x[:1], Lanes(draw.ids, draw.lane))
+            lanes = jax.tree.map(lambda x: x[:1], self._lanes(draw))
             mine = self._own(lanes, data, self._shared(state, draw), state.key)
             client = lambda params, clients, own: self._client(params, clients, own | told)[0]
             row = lambda store: jax.tree.map(lambda x: x[:1], store)
@@ -169,12 +98,40 @@ class Engine:
           The state after the round, and its metrics: scalars, and ``lanes`` with what was
           seen of each lane.
         """
-        key = jax.random.fold_in(state.key, state.round)
-        draw_key, client_key = jax.random.split(key)
-        draw, cohort_state = self._draw(state, data, draw_key)
+        draw, cohort, key = self.draw(state, data)
+        return self.play(state._replace(cohort=cohort), data, draw, key)
+
+    def draw(self, state: SimState, data: ClientData) -> tuple[Draw, Any, jax.Array]:
+        """Draws who takes part in the next round; reads no state of a client.
+
+        Args:
+          state: before the round.
+          data: all clients, on the device.
+
+        Returns:
+          The draw, the cohort rule's state after it, and the clients' key of the round.
+        """
+        draw_key, client_key = jax.random.split(jax.random.fold_in(state.key, state.round))
+        draw, cohort = self._draw(state, data, draw_key)
+        return draw, cohort, client_key
+
+    def play(
+        self, state: SimState, data: ClientData, draw: Draw, key: jax.Array
+    ) -> tuple[SimState, dict[str, Any]]:
+        """Plays the round of a draw.
+
+        Args:
+          state: before the round, but the cohort rule's after it.
+          data: all clients, on the device.
+          draw: who takes part.
+          key: the clients' key of the round.
+
+        Returns:
+          As :meth:`round`.
+        """
         shared, lanes = self._shared(state, draw), self._lanes(draw)
-        play = self._serve if self.algorithm.server else self._exchange
-        changes, seen = play(state, data, lanes, shared, client_key)
+        work = self._serve if self.algorithm.server else self._exchange
+        changes, seen = work(state, data, lanes, shared, key)
         metrics = {
             "num_active": shared["num_active"],
             "num_cut": jnp.asarray(draw.num_cut, jnp.int32),
@@ -183,8 +140,7 @@ class Engine:
         }
         if "time" in draw.shared:
             metrics["time"] = draw.shared["time"]
-        after = state._replace(round=state.round + 1, cohort=cohort_state, **changes)
-        return after, metrics
+        return state._replace(round=state.round + 1, **changes), metrics
 
     def _draw(self, state, data, key) -> tuple[Draw, Any]:
         if self.cohort is None:
@@ -196,7 +152,7 @@ class Engine:
 
     def _losses(self, state, data) -> jax.Array:
         """Mean loss of every client's examples under the common parameters."""
-        everybody = Lanes(jnp.arange(self.num_clients, dtype=jnp.int32), {})
+        everybody = jnp.arange(self.num_clients, dtype=jnp.int32)
 
         def loss(rows):
             local = Local(self.objective, self.batching, rows, state.key)
@@ -206,11 +162,12 @@ class Engine:
             rows, row_axes = self._rows(lanes, data)
             return store, map_lanes(loss, (row_axes,), rows), {}
 
-        return self._run_chunks(run, (), everybody)[1]
+        return self._run_chunks(run, (), Lanes(everybody, {}, everybody))[1]
 
     def _lanes(self, draw: Draw) -> Lanes:
         """Who sits where; peers in order, since row i of a mixing matrix is node i."""
-        lanes = Lanes(draw.ids, draw.lane)
+        places = jnp.arange(len(draw.ids), dtype=jnp.int32) if self.lane_store else draw.ids
+        lanes = Lanes(draw.ids, draw.lane, places)
         if self.algorithm.server or self.cohort is None:
             return lanes
         order = jnp.argsort(lanes.ids)
@@ -239,10 +196,10 @@ class Engine:
             return message, client_state, seen
 
         def run(clients, lanes):
-            mine, ids = self._own(lanes, data, shared, key), self._ids(lanes)
-            arguments = state.params, _store.read(clients, ids)
+            mine, places = self._own(lanes, data, shared, key), self._places(lanes)
+            arguments = state.params, _store.read(clients, places)
             out, new, seen = mine(map_lanes, client, (None, 0), *arguments)
-            return _store.write(clients, ids, new), out, seen
+            return _store.write(clients, places, new), out, seen
 
         clients, out, seen = self._run_chunks(run, state.clients, lanes)
         mean, aggregate = self._aggregate(out, state, data, lanes, shared, key)
@@ -312,12 +269,19 @@ class Engine:
         everybody = self.cohort is None and lanes.ids.shape[0] == self.num_clients
         return None if everybody else lanes.ids
 
+    def _places(self, lanes: Lanes) -> jax.Array | None:
+        """Which states of clients to gather; ``None`` if the lanes are all that are stored."""
+        if self.lane_store and lanes.ids.shape[0] == self.num_lanes:
+            return None
+        return lanes.places if self.lane_store else self._ids(lanes)
+
     def _rows(self, lanes: Lanes, data: ClientData) -> tuple[Rows, Rows]:
         """Gathers the examples of the lanes; also the axes under which they are mapped."""
         rows, row_axes = take_rows(data, self._ids(lanes))
-        if row_axes.arrays == 0:
-            rows = self.placement.spread(rows, lanes.ids.shape[0])
-        return rows, row_axes
+        spread = lambda part: self.placement.spread(part, lanes.ids.shape[0])
+        # Of flat data every device holds all, but reads those of its own lanes only.
+        arrays = spread(rows.arrays) if row_axes.arrays == 0 else rows.arrays
+        return Rows(arrays, *spread(rows[1:])), row_axes
 
     def _own(self, lanes: Lanes, data: ClientData, shared: dict[str, Any], key: jax.Array):
         """Gathers what belongs to the lanes; returns ``mine(mapper, function, axes, *args)``.
@@ -375,7 +339,8 @@ class Engine:
         mine = self._own(lanes, data, shared, key)
         once = functools.partial(self._under_axis, out_axes=None)
         try:
-            return mine(once, combine, (0,), out)
+            # A compiler left alone moves the rows of some rules to one device, one by one.
+            return mine(once, combine, (0,), self.placement.gathered(out))
         except ValueError as error:
             if "out_axes" not in str(error):
                 raise

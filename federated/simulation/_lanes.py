@@ -18,10 +18,12 @@ class Lanes(NamedTuple):
     Attributes:
       ids: ``int32[lanes]``, client numbers; the number of clients means nobody.
       extras: extras of each lane, leaves ``[lanes, ...]``.
+      places: ``int32[lanes]``, where in the store each one's state stands.
     """
 
     ids: jax.Array
     extras: dict[str, Any]
+    places: jax.Array
 
 
 class Sum(NamedTuple):
@@ -44,9 +46,11 @@ def split(lanes: Lanes, size: int, nobody: int) -> Lanes:
     """
     missing = -lanes.ids.shape[0] % size
     ids = jnp.pad(lanes.ids, (0, missing), constant_values=nobody)
+    beyond = jnp.iinfo(lanes.places.dtype).max
+    places = jnp.pad(lanes.places, (0, missing), constant_values=beyond)
     fill = lambda x: jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1), mode="edge")
     cut = lambda x: x.reshape(-1, size, *x.shape[1:])
-    return jax.tree.map(cut, Lanes(ids, jax.tree.map(fill, lanes.extras)))
+    return jax.tree.map(cut, Lanes(ids, jax.tree.map(fill, lanes.extras), places))
 
 
 def map_lanes(function: Callable, in_axes: tuple[Any, ...], *arguments: Any) -> Any:

@@ -22,7 +22,8 @@ from ._client_evaluation import Evaluations, client_evaluations, compile_evaluat
 from ._engine import Engine, SimState
 from ._history import History
 from ._local import Batching, Objective
-from ._simulate import SimResult, add_evaluation, checked_algorithm, default_chunk, metric_rows
+from ._rows import add_evaluation, metric_rows
+from ._simulate import SimResult, checked_algorithm, default_chunk
 
 T = TypeVar("T")
 
@@ -83,7 +84,7 @@ def simulate_seeds(
       evaluate_clients: as in :func:`simulate`.
       readout: as in :func:`simulate`.
       segment: as in :func:`simulate`.
-      chunk: as in :func:`simulate`.
+      chunk: as in :func:`simulate`, a number or ``None``.
       record: as in :func:`simulate`.
 
     Returns:

@@ -1,18 +1,16 @@
 """Simulating federated rounds: the loop over segments of rounds."""
 
 import contextlib
-import functools
 import numbers
 import os
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax import lax
 
 from gradax import _validate
 
@@ -22,14 +20,18 @@ from ..privacy._account import Ledger, PrivacyAccount
 from ..privacy._algorithm import PrivateAlgorithm
 from ..rounds._algorithm import Algorithm, peers
 from ..rounds._cohort import Cohort, uniform_cohort
+from ._agreement import check_agreement
+from ._auto_chunk import fit_chunk, memory_for
 from ._checkpoint import Checkpoints
 from ._client_evaluation import Evaluations, client_evaluations, compile_evaluations
+from ._client_state import ClientStates
 from ._describe import describe
 from ._engine import Engine, SimState
 from ._history import History
 from ._local import Batching, Objective
-from ._placement import Placement
+from ._placement import Placement, Rule
 from ._progress import progress_bar
+from ._rows import add_evaluation, headline, metric_rows
 
 
 class SimResult(NamedTuple):
@@ -41,12 +43,14 @@ class SimResult(NamedTuple):
       history: metrics per round.
       state: everything; pass it to :func:`simulate` to go on.
       privacy: what was spent, if the run was to account for it; pass it on with the state.
+      chunk: number of clients that were computed side by side.
     """
 
     params: optax.Params
     history: History
     state: SimState
     privacy: PrivacyAccount | None = None
+    chunk: int | None = None
 
 
 def simulate(
@@ -66,8 +70,11 @@ def simulate(
     evaluate_clients: Evaluations | None = None,
     readout: Callable[[SimState], Any] | None = None,
     segment: int = 10,
-    chunk: int | None = None,
+    chunk: int | Literal["auto"] | None = None,
+    memory_budget: int | None = None,
+    client_state: str | os.PathLike = "device",
     mesh: jax.sharding.Mesh | None = None,
+    shard_params: str | Rule | None = None,
     record: tuple[str, ...] = (),
     key: jax.Array | int = 0,
     replicate: bool = True,
@@ -113,9 +120,24 @@ def simulate(
       segment: rounds per segment. At most one segment is lost when a run is killed.
       chunk: clients computed side by side. By default one on CPU, where that is fastest and
         takes the least memory, and all of the cohort elsewhere or on a mesh. For peers only
-        the local work is chunked, and by default not at all.
+        the local work is chunked, and by default not at all. ``"auto"`` takes the largest
+        chunk that fits into ``memory_budget``, by what the compiler says a segment needs; on
+        CPU with a server that is one still, unless there is a mesh.
+      memory_budget: for ``chunk="auto"``, bytes per device for data, states and the work of a
+        round; by default what the device reports free, or on CPU half of the available memory.
+      client_state: ``"device"`` keeps the states of all clients there; ``"host"`` in NumPy
+        arrays, a path in files of that directory which are mapped into memory. Only the
+        cohort's states then travel, in each round, and ``state.clients`` of the result holds
+        NumPy arrays. The numbers are the same. For algorithms with a server and ``cohort=``.
+        A checkpoint holds all states whole, and a run goes on from that, never from the files;
+        a ``readout`` that reads ``state.clients`` moves them to the device.
       mesh: devices over which clients, their data and states are spread; parameters are
-        replicated. The number of clients must be a multiple of the number of devices.
+        replicated. The number of clients must be a multiple of the number of devices. Several
+        processes (``jax.distributed``) that give none share all their devices.
+      shard_params: name of an axis of the mesh over which parameters, and states shaped like
+        them, are cut along their largest dimension that divides (arrays of fewer than 1024
+        numbers are not); the clients lie over the other axes. Or a function from the shape of
+        one copy of an array to a ``PartitionSpec``.
       record: names of fields of the client's or node's state; their mean over the participants
         stands in the history, every round.
       key: random key or seed of the run.
@@ -134,7 +156,8 @@ def simulate(
 
     Raises:
       ValueError: if an argument cannot work: a cohort larger than the clients, a client without
-        examples, a checkpoint or state of another run, a mesh that does not divide the clients.
+        examples, a checkpoint or state of another run, a mesh that does not divide the clients,
+        a memory budget that is too small for one client.
       TypeError: if ``algorithm``, ``data`` or ``cohort`` is something else.
 
     Examples:
@@ -156,6 +179,10 @@ def simulate(
         raise TypeError(f"simulate: data must be ClientData, got {type(data).__name__}.")
     for name, value in (("rounds", rounds), ("segment", segment)):
         _validate.integer("simulate", name, value, at_least=1)
+    if memory_budget is not None:
+        _validate.integer("simulate", "memory_budget", memory_budget, at_least=1)
+        if chunk != "auto":
+            raise ValueError(f"simulate: memory_budget= goes with chunk='auto', got {chunk!r}.")
     num_clients = data.num_clients
     if isinstance(cohort, numbers.Integral):
         cohort = uniform_cohort(num_clients, cohort)
@@ -176,7 +203,9 @@ def simulate(
             "simulate: a private algorithm must not draw its cohort by the losses of the clients: "
             "who takes part would tell about their data."
         )
-    placement = Placement(mesh)
+    lead = 0 if replicate or algorithm.server is not None else 1
+    shapes = [np.shape(leaf)[lead:] for leaf in jax.tree.leaves(params)]
+    placement = Placement.of(mesh, shard_params, shapes)
     placement.check(num_clients)
     engine = Engine(
         algorithm=algorithm,
@@ -184,13 +213,28 @@ def simulate(
         batching=Batching.plan(data, batch_size, num_steps, num_epochs, replace),
         num_clients=num_clients,
         cohort=cohort,
-        chunk=default_chunk(chunk, algorithm, mesh),
+        chunk=default_chunk(None if chunk == "auto" else chunk, algorithm, placement.mesh),
         record=tuple(record),
         placement=placement,
     )
     key = jax.random.key(key) if isinstance(key, numbers.Integral) else key
     going_on = state is not None
-    state = _start(engine, params, key, replicate, state)
+    states = ClientStates(client_state, engine, params, key, replicate)
+    if chunk == "auto":
+        budget = memory_budget or memory_for(placement, state, data)
+        length = min(segment, rounds)
+        engine, play = fit_chunk(engine, states.rounds_of, states.shapes, data, length, budget)
+    else:
+        play = states.rounds_of(engine)
+    state = states.start(state)
+    if placement.mesh is not None and placement.across_processes:
+        plan = {"start": _local(params), "state": going_on, "rounds": rounds, "segment": segment}
+        plan |= {"chunk": engine.chunk, "saved": checkpoint is not None}
+        check_agreement(placement.mesh, plan | _description(engine, data, key, state))
+    elif checkpoint is not None and jax.process_count() > 1:
+        raise ValueError(
+            "simulate: with several processes checkpoint= needs a mesh of the devices of all."
+        )
     ledger = None
     if privacy is not None:
         ledger = Ledger(privacy, algorithm, cohort, data.counts, engine.batching.num_steps)
@@ -208,7 +252,7 @@ def simulate(
                     f"simulate: give state= or a checkpoint= that holds a run, not both; "
                     f"{os.fspath(checkpoint)!r} holds one."
                 )
-        run = _Run(engine, data, evaluate, evaluate_clients, readout, saved, ledger)
+        run = _Run(engine, play, data, evaluate, evaluate_clients, readout, saved, ledger)
         return run.play(state, rounds, segment, progress, title)
 
 
@@ -234,16 +278,10 @@ def default_chunk(chunk: int | None, algorithm: Algorithm, mesh: Any) -> int | N
     return 1 if one_by_one else None
 
 
-def _start(engine: Engine, params, key, replicate: bool, state: SimState | None) -> SimState:
-    """The caller's state, checked, or a first one."""
-    init = functools.partial(engine.init, replicate=replicate)
-    shapes = jax.eval_shape(init, params, key)
-    if state is None:
-        # Inside a jit every part is born where it belongs.
-        shardings = engine.placement.of_state(shapes, engine.row_fields)
-        state = jax.jit(init, out_shardings=shardings)(params, key)
-    engine.check(state, shapes)
-    return state
+def _local(tree: Any) -> list[np.ndarray]:
+    """Leaves that this process holds whole."""
+    leaves = jax.tree.leaves(tree)
+    return [np.asarray(x) for x in leaves if getattr(x, "is_fully_addressable", True)]
 
 
 def _description(engine: Engine, data: ClientData, key, state: SimState) -> dict[str, str]:
@@ -259,23 +297,24 @@ class _Run:
     """A simulation under way: segments, and what happens between them."""
 
     def __init__(
-        self, engine: Engine, data: ClientData, evaluate, evaluate_clients, readout, saved, ledger
+        self, engine: Engine, segment, data, evaluate, evaluate_clients, readout, saved, ledger
     ):
-        self._engine, self._saved, self._ledger = engine, saved, ledger
+        self._engine, self._segment = engine, segment
+        self._saved, self._ledger = saved, ledger
         self._data = engine.placement.put(data)
         read = readout or (lambda state: state.params)
-        self._readout = jax.jit(lambda state: jax.tree.map(jnp.copy, read(state)))
+        placement = engine.placement
+        self._readout = jax.jit(lambda state: placement.result(jax.tree.map(jnp.copy, read(state))))
         self._evaluate: Callable = lambda state: {}
         if evaluate:
-            self._evaluate = jax.jit(lambda state: evaluate(read(state)))
+            self._evaluate = jax.jit(lambda state: placement.everywhere(evaluate(read(state))))
         alone = engine.algorithm.server is None
         listed = client_evaluations(evaluate_clients, engine.num_clients, alone)
-        self._evaluate_clients = compile_evaluations(listed, engine.batching, read, alone)
-        self._segment = jax.jit(self._scan, static_argnums=2, donate_argnums=0)
+        readable = lambda function: lambda *given: placement.everywhere(function(*given))
+        self._evaluate_clients = compile_evaluations(
+            listed, engine.batching, read, alone, over=readable
+        )
         self._bytes: tuple[int, int | None] | None = None
-
-    def _scan(self, state, data, length):
-        return lax.scan(lambda s, _: self._engine.round(s, data), state, length=length)
 
     def play(self, state: SimState, rounds: int, segment: int, progress: bool, title: str):
         rows: list[dict[str, Any]] = []
@@ -284,7 +323,8 @@ class _Run:
         made = int(state.round)
         if self._ledger:
             self._ledger.catch_up(made)
-        with progress_bar(progress, title, made, rounds) as report:
+        shown = progress and self._engine.placement.leads
+        with progress_bar(shown, title, made, rounds) as report:
             while made < rounds:
                 length = min(segment, rounds - made)
                 began = time.perf_counter()
@@ -299,95 +339,14 @@ class _Run:
                 add_evaluation(rows[-1], self._evaluate_clients(state, self._data))
                 if self._saved:
                     self._saved.save(state, rows)
-                report(made, _headline(rows[-1]))
+                report(made, headline(rows[-1]))
         spent = self._ledger.account if self._ledger else None
-        return SimResult(self._readout(state), History(rows), state, spent)
+        lanes = self._engine.num_lanes
+        chunk = min(self._engine.chunk or lanes, lanes)
+        return SimResult(self._readout(state), History(rows), state, spent, chunk)
 
     def _message_bytes(self, state) -> tuple[int, int | None]:
         """Static sizes of what one participant sends and receives."""
         if self._bytes is None:
             self._bytes = self._engine.message_bytes(state, self._data)
         return self._bytes
-
-
-def metric_rows(
-    metrics: dict[str, Any], made: int, seconds: float, message_bytes: tuple[int, int | None]
-) -> list[dict[str, Any]]:
-    """Turns the stacked metrics of a segment into rows of plain numbers.
-
-    Rounds may be many and short, so columns are made first, by NumPy.
-
-    Args:
-      metrics: what the engine returned, with a leading axis of rounds.
-      made: rounds before this segment.
-      seconds: wall time of a round.
-      message_bytes: of a message up and down; ``None`` for what peers receive.
-
-    Returns:
-      One row per round.
-    """
-    up, down = message_bytes
-    lanes = dict(metrics["lanes"])
-    active = np.asarray(lanes.pop("active"))
-    length = len(active)
-    present = active.sum(axis=1)
-    # 64 bits: bytes overflow 32 bits soon.
-    sizes = np.asarray(lanes.pop("wire_bytes", up), np.int64)
-    copies = np.asarray(lanes.pop("wire_copies", 1), np.int64)
-    sent = np.sum(np.where(active, sizes * copies, 0), axis=1)
-    cut, scored = (np.asarray(metrics[name]) for name in ("num_cut", "num_scored"))
-    columns = {
-        "round": made + 1 + np.arange(length),
-        "num_active": metrics["num_active"],
-        # A loss is one number.
-        "bytes_up": sent + 4 * scored,
-        # What one peer sends another receives.
-        "bytes_down": sent if down is None else down * np.maximum(present, scored),
-        "seconds": np.full(length, seconds),
-    }
-    if "time" in metrics:
-        columns["time"] = metrics["time"]
-    optional = {"num_cut": (cut, cut > 0), "num_scored": (scored, scored > 0)}
-    for name, values in lanes.items():
-        optional[name] = (_mean_present(np.asarray(values), active), present > 0)
-    rows = [dict(zip(columns, row, strict=True)) for row in _transposed(columns.values())]
-    for name, (values, measured) in optional.items():
-        for number in np.flatnonzero(measured).tolist():
-            rows[number][name] = values[number].item()
-    return rows
-
-
-def _transposed(columns) -> Any:
-    """Rows of Python numbers."""
-    return zip(*(np.asarray(column).tolist() for column in columns), strict=True)
-
-
-def _mean_present(values: np.ndarray, active: np.ndarray) -> np.ndarray:
-    """Means over those who took part, ``[rounds]``; NaN where nobody did."""
-    values = values.reshape(*active.shape, -1)
-    kept = np.where(active[..., None], values.astype(np.float64), 0.0)
-    with np.errstate(invalid="ignore"):
-        return kept.sum(axis=(1, 2)) / (active.sum(axis=1) * values.shape[-1])
-
-
-def add_evaluation(row: dict[str, Any], metrics: dict[str, Any]) -> None:
-    """Puts scalars as Python numbers and arrays as lists into a row of the history.
-
-    Args:
-      row: to add to.
-      metrics: on the device or not.
-
-    Raises:
-      ValueError: if the row has a column of that name already.
-    """
-    metrics = jax.device_get(metrics)
-    taken = sorted(row.keys() & metrics.keys())
-    if taken:
-        raise ValueError(f"simulate: evaluate must not return {', '.join(taken)}; rename it.")
-    row.update({name: np.asarray(value).tolist() for name, value in metrics.items()})
-
-
-def _headline(row: dict[str, Any]) -> str:
-    hidden = ("round", "num_active", "bytes_up", "bytes_down", "seconds", "num_cut", "num_scored")
-    shown = {k: v for k, v in row.items() if k not in hidden and isinstance(v, int | float)}
-    return "  ".join(f"{name} {value:.4g}" for name, value in shown.items())

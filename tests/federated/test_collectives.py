@@ -62,6 +62,14 @@ def test_sharded_round_reduces_its_sums_once_and_gathers_only_what_it_records(na
     assert counts["all-gather"] <= 2
 
 
+def test_sharded_rule_gathers_every_message_once():
+    counts = _hlo.collectives(simulated("trimmed mean"))
+    assert set(counts) <= {"all-reduce", "all-gather"}
+    assert len([one for one in large(simulated("trimmed mean")) if one.nbytes > 64]) == LEAVES
+    everybody = _rounds.CLIENTS * MODEL
+    assert everybody <= _hlo.collective_bytes(simulated("trimmed mean")) <= everybody + 4 * LITTLE
+
+
 @pytest.mark.parametrize(("name", "gathers"), [("gossip, ring", LEAVES), ("MoNNA", None)])
 def test_sharded_peers_gather_models(name, gathers):
     counts = _hlo.collectives(simulated(name))

@@ -41,6 +41,31 @@ def test_uniform_draws_every_pair_equally_often():
     assert stats.chisquare(observed).pvalue > 1e-4
 
 
+def test_a_few_of_many_are_drawn_uniformly_too():
+    """300 of 1,200: in every draw some thirty are drawn again."""
+    n, size, count = 1200, 300, 1500
+    ids, cut = draw_many(federated.uniform_cohort(n, size), count)
+    assert not cut.any()
+    assert (np.diff(np.sort(ids, axis=1)) > 0).all()
+    assert ids.min() >= 0
+    assert ids.max() < n
+    # The variance of a count in draws without replacement: binomial over rounds.
+    rate = size / n
+    counts = np.bincount(ids.ravel(), minlength=n)
+    score = np.sum((counts - count * rate) ** 2) / (count * rate * (1 - rate)) * (n - 1) / n
+    assert stats.chi2.sf(score, n - 1) > 1e-4
+    assert stats.chi2.cdf(score, n - 1) > 1e-4
+    # Every place of the draw is uniform by itself, also the last ones.
+    for place in (0, size - 1):
+        assert stats.kstest((ids[:, place] + 0.5) / n, "uniform").pvalue > 1e-4
+    # Whoever was drawn again may be anybody, no neighbour rather than another.
+    present = np.zeros((count, n), bool)
+    present[np.arange(count)[:, None], ids] = True
+    neighbours = np.mean(np.sum(present & np.roll(present, 1, axis=1), axis=1))
+    expected = size * (size - 1) / (n - 1)
+    np.testing.assert_allclose(neighbours, expected, atol=4 * np.sqrt(expected / count))
+
+
 def test_weighted_draws_in_proportion_and_without_repetition():
     weights = np.array([1.0, 2.0, 0.0, 5.0])
     first, _ = draw_many(federated.weighted_cohort(4, 1, weights))

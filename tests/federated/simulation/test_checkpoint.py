@@ -1,6 +1,7 @@
 """Checkpoints: complete or absent, bit-exact, and refused by any other run."""
 
 import functools
+import json
 import os
 import pathlib
 import re
@@ -226,13 +227,33 @@ def test_a_truncated_checkpoint_is_refused_and_an_older_one_can_be_used(
     assert_same_run(run(directory, 5), uninterrupted(5))
 
 
-def test_a_checkpoint_with_truncated_arrays_is_refused(of_another_run, tmp_path):
-    """In a process of its own: orbax leaves failed reads behind in the background."""
-    before = truncated(of_another_run, tmp_path / "run", "2/state/d/*")
-    done = subprocess.run(program(tmp_path / "run"), cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert re.search(f"ValueError: simulate: {UNREADABLE}", done.stderr)
-    assert on_disk(tmp_path / "run") == before
+def test_whatever_is_damaged_no_other_numbers_are_read(tmp_path):
+    """Each file in turn ends too early, has another bit or is lost."""
+    script = [sys.executable, "-m", "tests.federated.simulation.damaged_checkpoint", str(tmp_path)]
+    done = subprocess.run(script, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert {outcome for *_, outcome in found} == {"same", "refused"}, found
+    outcomes = {(damage, name): outcome for damage, name, outcome in found}
+    assert outcomes["none", ""] == "same"
+    assert outcomes["numbers of another state", "3/state"] == "refused"
+    for damage in ("cut", "flip", "lost"):
+        assert outcomes[damage, "3/run/metadata"] == "refused"
+        assert "refused" in {
+            outcome
+            for (kind, name), outcome in outcomes.items()
+            if kind == damage and re.match(r"3/state/(ocdbt.process_0/)?d/", name)
+        }
+
+
+def test_a_checkpoint_without_checksums_is_refused(tmp_path, monkeypatch):
+    save = ocp.args.JsonSave
+    unsealed = lambda run: save({name: run[name] for name in ("description", "history")})
+    with monkeypatch.context() as patch:
+        patch.setattr(ocp.args, "JsonSave", unsealed)
+        run(tmp_path, 2)
+    with pytest.raises(ValueError, match=r"it has no checksums"):
+        run(tmp_path, 4)
 
 
 @pytest.mark.parametrize("name", ["file", "file/below"])

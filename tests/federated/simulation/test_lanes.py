@@ -13,7 +13,8 @@ from gradax.federated.simulation._lanes import Lanes, Sum, add_up, map_lanes, sp
     [(1, [[3], [1], [4]]), (2, [[3, 1], [4, 9]]), (3, [[3, 1, 4]]), (5, [[3, 1, 4, 9, 9]])],
 )
 def test_the_last_chunk_is_filled_up_with_nobody(size, expected):
-    lanes = Lanes(jnp.array([3, 1, 4]), {"weight": jnp.arange(6.0).reshape(3, 2)})
+    ids = jnp.array([3, 1, 4])
+    lanes = Lanes(ids, {"weight": jnp.arange(6.0).reshape(3, 2)}, ids)
     chunks = split(lanes, size, nobody=9)
     assert chunks.ids.tolist() == expected
     assert chunks.extras["weight"].shape == (len(expected), size, 2)
