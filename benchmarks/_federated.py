@@ -1,6 +1,6 @@
-"""The task that all federated contestants share: data, two networks, and the schedule.
+"""Both networks of the federated contestants in plain JAX, without gradax.
 
-Plain JAX, without gradax, so that every peer's environment can import it.
+So that the peers that use JAX can import it in environments of their own.
 """
 
 import functools
@@ -11,11 +11,33 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from _federated_task import (
+    BATCH,
+    CLASSES,
+    COHORT,
+    EPOCHS,
+    EXAMPLES,
+    LEARNING_RATE,
+    NUM_CLIENTS,
+    images,
+)
 
-NUM_CLIENTS, EXAMPLES, CLASSES = 100, 100, 62
-COHORT, EPOCHS, BATCH = 10, 5, 20
-LEARNING_RATE = 0.05
-STEPS = EPOCHS * EXAMPLES // BATCH
+__all__ = [
+    "BATCH",
+    "CLASSES",
+    "COHORT",
+    "EPOCHS",
+    "EXAMPLES",
+    "LEARNING_RATE",
+    "NUM_CLIENTS",
+    "Network",
+    "cnn",
+    "im2col_convolution",
+    "images",
+    "mlp",
+    "training_loss",
+    "xla_convolution",
+]
 
 Params = dict[str, jax.Array]
 Batch = Mapping[str, Any]
@@ -38,14 +60,10 @@ class Network(NamedTuple):
         return -jnp.mean(jnp.take_along_axis(logits, batch["y"][:, None], axis=1))
 
 
-def images(seed: int = 0) -> list[dict[str, np.ndarray]]:
-    """Draws every client's examples: random images with random labels."""
-    rng = np.random.default_rng(seed)
-    draw = lambda: {
-        "x": rng.random((EXAMPLES, 28, 28, 1), np.float32),
-        "y": rng.integers(CLASSES, size=EXAMPLES, dtype=np.int32),
-    }
-    return [draw() for _ in range(NUM_CLIENTS)]
+def training_loss(network: Network, params: Params) -> float:
+    """Mean loss over all clients' examples."""
+    loss = jax.jit(network.loss)
+    return float(np.mean([loss(params, client) for client in images()]))
 
 
 def mlp(sizes: tuple[int, ...] = (784, 200, 200, CLASSES)) -> Network:

@@ -18,9 +18,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from _figures import Goal as Goal
+from _figures import Ratio as Ratio
+
 FOLDER = pathlib.Path(__file__).resolve().parent
-RESULTS = FOLDER / "results"
-TABLES = FOLDER / "RESULTS.md"
+#: Where results are written: here, unless a trial run asks for another folder.
+OUTPUT = pathlib.Path(os.environ.get("GRADAX_BENCH_OUTPUT", FOLDER))
+RESULTS = OUTPUT / "results"
+TABLES = OUTPUT / "RESULTS.md"
 
 #: Order of the sections of RESULTS.md.
 ORDER = (
@@ -33,12 +38,16 @@ ORDER = (
     "batch_step",
     "coreset",
     "federated_rounds_fedjax",
+    "federated_rounds_pfl",
     "federated_rounds_flower",
+    "federated_startup",
     "chunk_of_one",
     "dadao_events",
     "sparse_gossip",
     "robust_rules",
     "compressors",
+    "lowering",
+    "scaling",
     "import_time",
 )
 
@@ -136,35 +145,6 @@ def count_copies(hlo: str) -> int:
 
 
 @dataclasses.dataclass
-class Goal:
-    """A figure that was aimed at.
-
-    Attributes:
-      what: what is measured.
-      limit: such as `<= 0.5`.
-      median: what came out.
-      met: whether it did.
-    """
-
-    what: str
-    limit: str
-    median: float
-    met: bool
-
-    @classmethod
-    def at_most(cls, what: str, values: Sequence[float], limit: float) -> "Goal":
-        """Judges the median of `values` against an upper limit."""
-        middle = statistics.median(values)
-        return cls(what, f"<= {limit}", middle, middle <= limit)
-
-    @classmethod
-    def at_least(cls, what: str, values: Sequence[float], limit: float) -> "Goal":
-        """Judges the median of `values` against a lower limit."""
-        middle = statistics.median(values)
-        return cls(what, f">= {limit}", middle, middle >= limit)
-
-
-@dataclasses.dataclass
 class Report:
     """One section of RESULTS.md and everything behind it.
 
@@ -176,6 +156,7 @@ class Report:
       packages: distributions whose versions matter.
       tables: `{"title", "columns", "rows"}`, cells as they are printed.
       goals: what was aimed at.
+      ratios: what else can be compared with another run; saved together with the goals.
       samples: raw figures, for whoever wants other statistics.
       peer_versions: of a peer that runs in an environment of its own.
     """
@@ -187,6 +168,7 @@ class Report:
     packages: Sequence[str]
     tables: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     goals: list[Goal] = dataclasses.field(default_factory=list)
+    ratios: list[Ratio] = dataclasses.field(default_factory=list)
     samples: dict[str, Any] = dataclasses.field(default_factory=dict)
     peer_versions: dict[str, str] = dataclasses.field(default_factory=dict)
 
@@ -195,17 +177,31 @@ class Report:
         cells = [[str(cell) for cell in row] for row in rows]
         self.tables.append({"title": title, "columns": list(columns), "rows": cells})
 
+    def ratio(self, what: str, values: Sequence[float]) -> None:
+        """Records a ratio that has no goal, for other runs to compare with; smaller is better."""
+        self.ratios.append(Ratio.of(what, values))
+
     def save(self) -> None:
         """Writes the JSON file, prints the section, and renews RESULTS.md."""
         saved = dataclasses.asdict(self) | {
+            "ratios": self._compared(),
             "versions": versions(self.packages),
             "machine": machine(),
         }
         saved["packages"] = list(self.packages)
-        RESULTS.mkdir(exist_ok=True)
+        RESULTS.mkdir(parents=True, exist_ok=True)
         (RESULTS / f"{self.name}.json").write_text(json.dumps(saved, indent=1) + "\n")
         print(_section(saved))
         render()
+
+    def _compared(self) -> list[dict[str, Any]]:
+        """Goals and ratios alike, each under a name of its own."""
+        fields = [field.name for field in dataclasses.fields(Ratio)]
+        every = [*self.goals, *self.ratios]
+        names = [one.what for one in every]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"{self.name}: recorded more than once: {sorted(twice)}.")
+        return [{name: getattr(one, name) for name in fields} for one in every]
 
 
 def versions(packages: Sequence[str]) -> dict[str, str]:
@@ -241,7 +237,7 @@ def render() -> None:
         for name in names
         for goal in reports[name]["goals"]
     ]
-    summary = _table(["benchmark", "what", "goal", "median", "met"], goals)
+    summary = markdown_table(["benchmark", "what", "goal", "median", "met"], goals)
     TABLES.write_text(f"{_PREFACE}\n{summary}\n" + "\n".join(sections))
 
 
@@ -258,9 +254,11 @@ def _section(saved: Mapping[str, Any]) -> str:
     lines = [f"\n## {saved['title']}\n", *(f"{text}\n" for text in saved["method"])]
     for table in saved["tables"]:
         title = [f"{table['title']}\n"] if table["title"] else []
-        lines += [*title, _table(table["columns"], table["rows"])]
+        lines += [*title, markdown_table(table["columns"], table["rows"])]
     if saved["goals"]:
-        lines.append(_table(["goal", "limit", "median", "met"], map(_goal_cells, saved["goals"])))
+        lines.append(
+            markdown_table(["goal", "limit", "median", "met"], map(_goal_cells, saved["goals"]))
+        )
     about = saved["machine"]
     installed = _versions(saved["versions"])
     if saved.get("peer_versions"):
@@ -287,7 +285,8 @@ def _goal_cells(goal: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _table(columns: Sequence[str], rows: Any) -> str:
+def markdown_table(columns: Sequence[str], rows: Any) -> str:
+    """Writes a table; cells are strings."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
 

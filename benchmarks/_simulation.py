@@ -4,12 +4,20 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+import _federated_task
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import io_callback
 
 from gradax import federated
+
+#: Arguments of `simulate` for the schedule that all federated contestants share.
+SCHEDULE: dict[str, Any] = {
+    "cohort": _federated_task.COHORT,
+    "batch_size": _federated_task.BATCH,
+    "num_epochs": _federated_task.EPOCHS,
+}
 
 
 class Simulation:

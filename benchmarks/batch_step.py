@@ -27,7 +27,7 @@ per example over that of the fixed step of the same turn."""
 
 def main() -> None:
     """Measures the steps at three batch sizes."""
-    arguments = _measure.arguments(__doc__, rounds=9)
+    arguments = _measure.arguments(__doc__, rounds=3)
     _measure.one_thread()
     report = _measure.Report(
         name="batch_step",
@@ -45,9 +45,11 @@ def main() -> None:
             ratio = _measure.ratios(seconds, times["fixed"])
             microseconds = [1e6 * second / EXAMPLES for second in seconds]
             rows.append([name, _measure.spread(microseconds), _measure.spread(ratio)])
+            what = f"{name}, batch {number * SIZE}: time per example over that of a fixed step"
             if number == CAPACITY and name in ("any size", "controlled"):
-                what = f"{name}, batch {number * SIZE}: time per example over that of a fixed step"
                 report.goals.append(_measure.Goal.at_most(what, ratio, 1.1))
+            elif name != "fixed":
+                report.ratio(what, ratio)
         columns = ("step", "us / example", "ratio")
         report.table(f"*batches of {number * SIZE}*", columns, rows)
         report.samples[str(number)] = {"seconds": times}

@@ -51,6 +51,8 @@ def main() -> None:
         report.samples[title] = {"rounds_per_turn": rounds, "seconds": times}
         ratio = _measure.ratios(times["with state, chunks of 1"], times["with state, chunks of 10"])
         report.goals.append(_measure.Goal.at_most(f"{title}: one over ten", ratio, 1.0))
+        ratio = _measure.ratios(times["no state, chunks of 1"], times["no state, chunks of 10"])
+        report.ratio(f"{title}, no state: one over ten", ratio)
     trap(report, arguments.rounds)
     report.save()
 

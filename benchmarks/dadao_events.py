@@ -40,6 +40,9 @@ def main() -> None:
         microseconds = measure(n, d, arguments.rounds)
         rows.append([n, d, *map(_measure.spread, microseconds.values())])
         report.samples[f"{n} nodes, d = {d}"] = microseconds
+        for name in ("streamed", "all nodes"):
+            ratio = _measure.ratios(microseconds["event by event"], microseconds[name])
+            report.ratio(f"{n} nodes, d = {d}: event by event over {name}", ratio)
         if n == 50:
             listed = microseconds["event by event"]
             goal = _measure.Goal.at_most(f"{n} nodes, d = {d}: microseconds an event", listed, GOAL)

@@ -30,6 +30,7 @@ STEPS: dict[str, list[list[str]]] = {
         ["-r", str(REQUIREMENTS / "flower.txt")],
         ["--no-deps", "-r", str(REQUIREMENTS / "flower-no-deps.txt")],
     ],
+    "pfl": [["-r", str(REQUIREMENTS / "pfl.txt")]],
     "torch": [["-r", str(REQUIREMENTS / "torch.txt")]],
 }
 
@@ -55,6 +56,16 @@ def make(name: str) -> None:
     for step in STEPS[name]:
         subprocess.run([python(name), "-m", "pip", "install", "-q", *step], check=True)
     stamp.write_text(wanted)
+
+
+def can_make(name: str) -> bool:
+    """Makes an environment; says what went wrong if it cannot."""
+    try:
+        make(name)
+    except (OSError, subprocess.CalledProcessError) as error:
+        print(f"{folder(name).name} could not be made: {error}", flush=True)
+        return False
+    return True
 
 
 def versions(name: str, packages: Sequence[str]) -> dict[str, str]:

@@ -48,7 +48,7 @@ One thread, CPU time of the process."""
 
 def main() -> None:
     """Measures both groups in turns."""
-    arguments = _measure.arguments(__doc__, rounds=25)
+    arguments = _measure.arguments(__doc__, rounds=15)
     _measure.one_thread()
     report = _measure.Report(
         name="fdr",
@@ -78,6 +78,8 @@ def main() -> None:
             if name in LIMITS:
                 goal = _measure.Goal.at_most(f"{name}: ratio to {peer}", ratio, LIMITS[name])
                 report.goals.append(goal)
+            elif name != peer:
+                report.ratio(f"{name}: ratio to {peer}", ratio)
         report.table(title, ("", "ms a step", f"ratio to {peer}", "copies"), rows)
         report.samples[title] = {"seconds": times}
     report.save()

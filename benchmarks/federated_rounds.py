@@ -1,20 +1,18 @@
-"""FedAvg rounds of gradax against FedJAX or Flower, on the same networks, data and schedule."""
+"""FedAvg rounds of gradax against FedJAX, pfl-research or Flower: same networks, data, schedule."""
 
 import argparse
-import os
-import pathlib
-import subprocess
+import functools
 import sys
-import threading
 import time
 from typing import Any
 
+import _by_hand
 import _federated
+import _federated_peers
 import _measure
 import _simulation
 import environments
 import jax
-import numpy as np
 
 from gradax import federated
 
@@ -29,7 +27,14 @@ FEDJAX = """\
 Both in one process, one thread, CPU time. FedJAX calls `jax.tree_map`, which JAX no longer has; the
 benchmark puts it back. On the CNN each has the convolution that suits it: FedJAX steps outside
 of loops and uses XLA's, gradax scans and uses one written as matrix products, since XLA's is an
-order of magnitude slower inside loops on CPU."""
+order of magnitude slower inside loops on CPU. *By hand* is FedAvg written out in forty lines of
+JAX, without a library: what the arithmetic costs on this machine."""
+
+PFL = """\
+pfl-research 0.6 with its PyTorch models and `SimulatedBackend` in a process of its own, on the same
+core; it waits while gradax has its turn. One thread each, CPU time of the two processes. It takes a
+client's batches in the same order in every epoch, where the others shuffle. On the CNN each has the
+convolution that suits it, as against FedJAX."""
 
 FLOWER = """\
 Wall time, since Flower's clients are processes. Both use every core: Flower trains one client in a
@@ -39,127 +44,63 @@ call for every batch, as Flower's examples and FedJAX do, or *one scan* over all
 leaves the simulator's own cost. Flower waits between its turns; starting it and its first turns
 are not counted."""
 
+#: Largest time over the peer's.
+LIMITS = {
+    "FedJAX": {"MLP": 0.6, "CNN": 0.9},
+    "by hand": {"MLP": 1.1, "CNN": 1.1},
+    "pfl-research": {"MLP": 0.35, "CNN": 0.9},
+    "Flower": {"MLP": 0.1},
+}
 
-class FedJax:
-    """The same rounds by FedJAX."""
-
-    def __init__(self, network: _federated.Network, rounds: int):
-        jax.tree_map = jax.tree.map  # type: ignore[attr-defined]
-        import fedjax
-
-        clients = fedjax.InMemoryFederatedData(dict(enumerate(_federated.images())))
-        self._algorithm = fedjax.algorithms.fed_avg.federated_averaging(
-            lambda params, batch, key: jax.grad(network.loss)(params, batch),
-            fedjax.optimizers.sgd(_federated.LEARNING_RATE),
-            fedjax.optimizers.sgd(1.0),
-            fedjax.ShuffleRepeatBatchHParams(
-                batch_size=_federated.BATCH, num_epochs=_federated.EPOCHS
-            ),
-        )
-        self._sampler = fedjax.client_samplers.UniformGetClientSampler(
-            fd=clients, num_clients=_federated.COHORT, seed=0
-        )
-        self._rounds = rounds
-        self._state = self._algorithm.init(network.init(jax.random.key(0)))
-
-    def turn(self) -> None:
-        """Plays some rounds."""
-        for _ in range(self._rounds):
-            self._state, _ = self._algorithm.apply(self._state, self._sampler.sample())
-        jax.block_until_ready(self._state.params)
-
-    def finish(self) -> dict[str, jax.Array]:
-        """Returns the parameters."""
-        return self._state.params
-
-
-class Flower:
-    """The same rounds by Flower's simulation, in its own environment and process.
-
-    Clients train locally in one jitted scan or step by step, turn by turn as asked for. The loss
-    is that of the model after `judged` rounds.
-    """
-
-    def __init__(self, rounds: int, turns: int, judged: int):
-        script = pathlib.Path(__file__).with_name("_flower_server.py")
-        numbers = map(str, (rounds, turns, judged))
-        self._process = subprocess.Popen(
-            [environments.python("flower"), str(script), *numbers],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=_flower_environment(),
-        )
-        self._log: list[str] = []
-        # Flower logs much; a pipe that nobody reads would fill and stop it.
-        threading.Thread(target=self._read_log, daemon=True).start()
-        self._wait_for("ready")
-
-    def _read_log(self):
-        self._log.extend(self._process.stderr)
-
-    def _wait_for(self, word: str) -> str:
-        for line in self._process.stdout:
-            if line.startswith(f"turn: {word}"):
-                return line
-        raise RuntimeError(f"Flower ended before {word!r}:\n{''.join(self._log[-40:])}")
-
-    def turn(self, form: str) -> None:
-        """Lets Flower play some rounds."""
-        self._process.stdin.write(f"{form}\n")
-        self._process.stdin.flush()
-        self._wait_for("done")
-
-    def finish(self) -> float:
-        """Waits for the end; returns the mean training loss."""
-        loss = float(self._wait_for("loss").split()[-1])
-        self._process.stdin.close()
-        self._process.wait(timeout=120)
-        return loss
-
-
-def _flower_environment() -> dict[str, str]:
-    return os.environ | {
-        "PYTHONPATH": str(pathlib.Path(__file__).parent),
-        "XLA_FLAGS": _measure.ONE_THREAD,
-        "FLWR_TELEMETRY_ENABLED": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
+#: Rounds of a turn.
+ROUNDS = {"MLP": 10, "CNN": 2}
 
 
 def main() -> None:
     """Measures against one peer."""
+    peers = {"fedjax": against_fedjax, "pfl": against_pfl, "flower": against_flower}
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("peer", choices=("fedjax", "flower"))
-    parser.add_argument("--turns", type=int, default=9, help="turns of each contestant")
+    parser.add_argument("peer", choices=tuple(peers))
+    parser.add_argument("--turns", type=int, default=7, help="turns of each contestant")
     arguments = parser.parse_args()
-    {"fedjax": against_fedjax, "flower": against_flower}[arguments.peer](arguments.turns)
+    peers[arguments.peer](arguments.turns)
 
 
 def against_fedjax(turns: int) -> None:
     """Both in this process, on one thread."""
     _measure.one_thread()
-    report = _report("fedjax", FEDJAX, turns, ("jax", "jaxlib", "gradax", "fedjax", "dm-haiku"))
-    networks = {
-        "MLP": (_federated.mlp(), _federated.mlp(), 10, 0.65),
-        "CNN": (
-            _federated.cnn(_federated.im2col_convolution),
-            _federated.cnn(_federated.xla_convolution),
-            2,
-            1.0,
-        ),
-    }
+    packages = ("jax", "jaxlib", "gradax", "fedjax", "dm-haiku")
+    report = _report("fedjax", "FedJAX", FEDJAX, turns, packages)
+    theirs = {"MLP": _federated.mlp(), "CNN": _federated.cnn(_federated.xla_convolution)}
     rows = []
-    for title, (ours, theirs, rounds, limit) in networks.items():
-        contestants = {
-            "gradax": simulation(ours, rounds, turns + 1),
-            "FedJAX": FedJax(theirs, rounds),
-        }
-        runs = {name: one.turn for name, one in contestants.items()}
-        times = _measure.take_turns(runs, turns, clock=time.process_time)
-        losses = {name: training_loss(theirs, one.finish()) for name, one in contestants.items()}
-        rows += _rows(report, title, times, losses, rounds, limit)
+    for title, network in networks().items():
+        rounds = ROUNDS[title]
+        ours = simulation(network, rounds, turns + 1)
+        peer = _federated_peers.FedJax(theirs[title], rounds)
+        by_hand = _by_hand.ByHand(network, rounds)
+        runs = {"gradax": ours.turn, "FedJAX": peer.turn, "by hand": by_hand.turn}
+        times = _measure.take_turns(runs, turns)
+        losses = {"gradax": training_loss(network, ours), "FedJAX": peer.finish()}
+        losses["by hand"] = _federated.training_loss(network, by_hand.finish())
+        rows += _rows(report, title, times, losses, rounds)
+    report.table("", ("", "CPU ms a round", "gradax over it", "loss"), rows)
+    report.save()
+
+
+def against_pfl(turns: int) -> None:
+    """pfl-research in a process of its own, on the same core."""
+    _measure.one_thread()
+    report = _report("pfl", "pfl-research", PFL, turns, ("jax", "jaxlib", "gradax"))
+    report.peer_versions = environments.versions("pfl", ("pfl", "torch", "numpy"))
+    rows = []
+    for title, network in networks().items():
+        rounds = ROUNDS[title]
+        with _federated_peers.Pfl(title, network, rounds) as peer:
+            ours = simulation(network, rounds, turns + 1)
+            runs = {"gradax": ours.turn, "pfl-research": peer.turn}
+            times = _measure.take_turns(runs, turns, clock=peer.clock)
+            losses = {"gradax": training_loss(network, ours), "pfl-research": peer.finish()}
+        rows += _rows(report, title, times, losses, rounds)
     report.table("", ("", "CPU ms a round", "gradax over it", "loss"), rows)
     report.save()
 
@@ -168,22 +109,27 @@ def against_flower(turns: int) -> None:
     """Flower in processes of its own; the clock on the wall."""
     cores = _measure.one_device_per_core()
     mesh = jax.make_mesh((cores,), ("clients",), axis_types=(jax.sharding.AxisType.Auto,))
-    report = _report("flower", FLOWER, turns, ("jax", "jaxlib", "gradax"))
+    report = _report("flower", "Flower", FLOWER, turns, ("jax", "jaxlib", "gradax"))
     report.peer_versions = environments.versions("flower", ("flwr", "ray", "jax", "jaxlib"))
     rounds, network = 4, _federated.mlp()
-    flower = Flower(rounds, 2 * (turns + 1), judged=rounds * (turns + 1))
+    flower = _federated_peers.Flower(rounds, 2 * (turns + 1), judged=rounds * (turns + 1))
     ours = simulation(network, rounds, turns + 1, mesh=mesh)
     runs = {
         "gradax": ours.turn,
-        "Flower, step by step": lambda: flower.turn("steps"),
-        "Flower, one scan": lambda: flower.turn("scan"),
+        "Flower, step by step": functools.partial(flower.turn, "steps"),
+        "Flower, one scan": functools.partial(flower.turn, "scan"),
     }
     times = _measure.take_turns(runs, turns, clock=time.perf_counter)
-    losses = {"gradax": training_loss(network, ours.finish())}
+    losses = {"gradax": training_loss(network, ours)}
     losses |= dict.fromkeys(tuple(runs)[1:], flower.finish())
-    rows = _rows(report, "MLP", times, losses, rounds, 0.12)
+    rows = _rows(report, "MLP", times, losses, rounds)
     report.table("", ("", "wall ms a round", "gradax over it", "loss"), rows)
     report.save()
+
+
+def networks() -> dict[str, _federated.Network]:
+    """Both networks, with the convolution that suits gradax."""
+    return {"MLP": _federated.mlp(), "CNN": _federated.cnn(_federated.im2col_convolution)}
 
 
 def simulation(
@@ -197,35 +143,35 @@ def simulation(
         _simulation.client_data(_federated.images()),
         rounds=rounds,
         turns=turns,
-        cohort=_federated.COHORT,
-        batch_size=_federated.BATCH,
-        num_epochs=_federated.EPOCHS,
+        **_simulation.SCHEDULE,
         **options,
     )
 
 
-def training_loss(network: _federated.Network, params: dict[str, jax.Array]) -> float:
-    """Mean loss over all clients' examples."""
-    loss = jax.jit(network.loss)
-    return float(np.mean([loss(params, client) for client in _federated.images()]))
+def training_loss(network: _federated.Network, ours: _simulation.Simulation) -> float:
+    """Ends the run and judges its parameters."""
+    return _federated.training_loss(network, ours.finish())
 
 
-def _report(peer: str, method: str, turns: int, packages: tuple[str, ...]) -> _measure.Report:
+def _report(
+    name: str, title: str, method: str, turns: int, packages: tuple[str, ...]
+) -> _measure.Report:
     return _measure.Report(
-        name=f"federated_rounds_{peer}",
-        title=f"Federated rounds against {'FedJAX' if peer == 'fedjax' else 'Flower'}",
+        name=f"federated_rounds_{name}",
+        title=f"Federated rounds against {title}",
         method=[TASK, method],
-        command=f"python benchmarks/federated_rounds.py {peer} --turns {turns}",
+        command=f"python benchmarks/federated_rounds.py {name} --turns {turns}",
         packages=packages,
     )
 
 
-def _rows(report, title, times, losses, rounds, limit) -> list[list[str]]:
+def _rows(report, title, times, losses, rounds) -> list[list[str]]:
     report.samples[title] = {"rounds_per_turn": rounds, "seconds": times, "loss": losses}
     rows = []
     for name, seconds in times.items():
         ratio = _measure.ratios(times["gradax"], seconds)
         if name != "gradax":
+            limit = LIMITS[name.partition(",")[0]][title]
             report.goals.append(_measure.Goal.at_most(f"{title}: gradax over {name}", ratio, limit))
         milliseconds = _measure.spread([1e3 * value / rounds for value in seconds])
         cells = (milliseconds, _measure.spread(ratio), f"{losses[name]:.3f}")

@@ -22,7 +22,7 @@ def seconds_of_import(module: str) -> float:
 
 
 def main() -> None:
-    rounds = _measure.arguments(__doc__, rounds=15).rounds
+    rounds = _measure.arguments(__doc__, rounds=9).rounds
     seconds: dict[str, list[float]] = {"optax": [], "gradax": []}
     for module in seconds:  # compiles the byte code, fills the disk cache
         seconds_of_import(module)
@@ -40,6 +40,7 @@ def main() -> None:
     )
     rows = [[f"`import {module}`", _measure.spread(times)] for module, times in seconds.items()]
     report.table("", ["", "seconds"], [*rows, ["difference", _measure.spread(more)]])
+    report.ratio("gradax over optax", _measure.ratios(seconds["gradax"], seconds["optax"]))
     report.goals.append(_measure.Goal.at_most("seconds more than optax", more, LIMIT))
     report.save()
 

@@ -25,7 +25,7 @@ One thread, CPU time of the process."""
 
 def main() -> None:
     """Measures direction, step and matrix product in turns."""
-    arguments = _measure.arguments(__doc__, rounds=9)
+    arguments = _measure.arguments(__doc__, rounds=7)
     _measure.one_thread()
     blocks = _trees.transformer_blocks()
     matrices = {name: shape for name, shape in blocks.items() if len(shape) == 2}

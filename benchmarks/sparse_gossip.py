@@ -106,6 +106,8 @@ def construction(report: _measure.Report, turns: int) -> None:
         [name, _measure.spread([1e3 * value for value in seconds])]
         for name, seconds in times.items()
     ]
+    pair = (times[f"{NODES:,} nodes, {kind}"] for kind in ("sparse", "dense"))
+    report.ratio("construction on a ring: sparse over dense", _measure.ratios(*pair))
     report.table("*construction on a ring*", ("", "CPU ms"), rows)
     report.samples["construction"] = {"seconds": times}
 

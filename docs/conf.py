@@ -30,6 +30,7 @@ templates_path = ["_templates"]
 exclude_patterns = [
     "guides/which_optimizer_table.md",  # included elsewhere
     "guides/robust_matrix.md",
+    "guides/how_fast_table.md",
     "_build",
     "jupyter_execute",
     ".jupyter_cache",

@@ -1,4 +1,4 @@
-"""The command line: ``gradax list``, ``show``, ``simulate``, ``compare`` and ``refine``."""
+"""The command line: ``gradax list``, ``show``, ``simulate``, ``compare``, ``refine``, ``bench``."""
 
 import argparse
 import inspect
@@ -6,7 +6,8 @@ import re
 import sys
 from collections.abc import Sequence
 
-from gradax import _compare_command, _refine_command, _simulate_command, catalogue
+from gradax import _bench_command, _compare_command, _refine_command, _simulate_command, catalogue
+from gradax._compilation_cache import use_compilation_cache
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -16,7 +17,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       argv: arguments without the program's name; those of the process by default.
 
     Returns:
-      Exit code: 0, or 2 after an error, which is printed to the standard error.
+      Exit code: 0, or 2 after an error, which is printed to the standard error; that of the
+      benchmarks, 1 if something became slower, after ``bench``.
 
     Examples:
       >>> main(["list", "--package", "optimizers", "--kind", "producer"])  # doctest: +ELLIPSIS
@@ -26,13 +28,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = _parser().parse_args(argv)
     try:
-        arguments.command(arguments)
+        use_compilation_cache()
+        return arguments.command(arguments) or 0
     except BrokenPipeError:  # the reader of a pipe, such as head, has seen enough
         return 0
     except (ValueError, OSError, ImportError) as error:
         print(f"gradax: error: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -85,6 +87,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     _refine_command.add_arguments(refine)
     refine.set_defaults(command=_refine_command.run)
+
+    bench = commands.add_parser(
+        "bench",
+        help="run the benchmarks of a checkout, or compare two runs of them",
+        prefix_chars="\0",
+        add_help=False,
+    )
+    _bench_command.add_arguments(bench)
+    bench.set_defaults(command=_bench_command.run)
     return parser
 
 
