@@ -127,7 +127,7 @@ def large(report: _measure.Report) -> None:
 
 def main() -> None:
     """Measures the peer first, then the large sets."""
-    arguments = _measure.arguments(__doc__, rounds=3)
+    arguments = _measure.arguments(__doc__, rounds=2)
     _measure.one_thread()
     report = _measure.Report(
         name="coreset",

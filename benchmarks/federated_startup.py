@@ -61,7 +61,7 @@ class Run(NamedTuple):
 
 def main() -> None:
     """Starts every contestant some times, in turns."""
-    turns = _measure.arguments(__doc__, rounds=3).rounds
+    turns = _measure.arguments(__doc__, rounds=2).rounds
     every_core = os.sched_getaffinity(0)
     _measure.one_thread()
     report = _measure.Report(

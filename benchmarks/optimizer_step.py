@@ -114,7 +114,7 @@ may differ from run to run, which shows most with one leaf."""
 
 def main() -> None:
     """Measures every contender on every tree."""
-    arguments = _measure.arguments(__doc__, rounds=5)
+    arguments = _measure.arguments(__doc__, rounds=3)
     _measure.one_thread()
     report = _measure.Report(
         name="optimizer_step",

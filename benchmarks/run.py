@@ -45,33 +45,33 @@ class Benchmark(NamedTuple):
 
 #: Name -> benchmark, in the order in which they run.
 BENCHMARKS = {
-    "optimizer_step": Benchmark(["optimizer_step.py"], 105),
-    "torch_step": Benchmark(["torch_step.py"], 65, peers=("torch",)),
-    "muon": Benchmark(["muon.py"], 27),
-    "drop_muon": Benchmark(["drop_muon.py"], 34),
-    "monitors": Benchmark(["monitors.py"], 45),
-    "fdr": Benchmark(["fdr.py"], 30),
-    "batch_step": Benchmark(["batch_step.py"], 35),
-    "coreset": Benchmark(["coreset.py"], 85, peers=("apricot",)),
-    "robust_rules": Benchmark(["robust_rules.py"], 90, peers=("byzfl",)),
-    "import_time": Benchmark(["import_time.py"], 12),
+    "optimizer_step": Benchmark(["optimizer_step.py"], 100),
+    "torch_step": Benchmark(["torch_step.py"], 62, peers=("torch",)),
+    "muon": Benchmark(["muon.py"], 30),
+    "drop_muon": Benchmark(["drop_muon.py"], 22),
+    "monitors": Benchmark(["monitors.py"], 53),
+    "fdr": Benchmark(["fdr.py"], 28),
+    "batch_step": Benchmark(["batch_step.py"], 38),
+    "coreset": Benchmark(["coreset.py"], 78, peers=("apricot",)),
+    "robust_rules": Benchmark(["robust_rules.py"], 137, peers=("byzfl",)),
+    "import_time": Benchmark(["import_time.py"], 13),
     "fedjax": Benchmark(
-        ["federated_rounds.py", "fedjax"], 35, "--turns", report="federated_rounds_fedjax"
+        ["federated_rounds.py", "fedjax"], 58, "--turns", report="federated_rounds_fedjax"
     ),
     "pfl": Benchmark(
-        ["federated_rounds.py", "pfl"], 45, "--turns", ("pfl",), "federated_rounds_pfl"
+        ["federated_rounds.py", "pfl"], 49, "--turns", ("pfl",), "federated_rounds_pfl"
     ),
     "flower": Benchmark(
-        ["federated_rounds.py", "flower"], 30, "--turns", ("flower",), "federated_rounds_flower"
+        ["federated_rounds.py", "flower"], 29, "--turns", ("flower",), "federated_rounds_flower"
     ),
-    "federated_startup": Benchmark(["federated_startup.py"], 190, peers=("pfl", "flower")),
-    "chunk_of_one": Benchmark(["chunk_of_one.py"], 30),
-    "dadao_events": Benchmark(["dadao_events.py"], 35),
-    "sparse_gossip": Benchmark(["sparse_gossip.py"], 18),
-    "compressors": Benchmark(["compressors.py"], 18),
-    "lowering": Benchmark(["lowering.py"], 70),
+    "federated_startup": Benchmark(["federated_startup.py"], 150, peers=("pfl", "flower")),
+    "chunk_of_one": Benchmark(["chunk_of_one.py"], 28),
+    "dadao_events": Benchmark(["dadao_events.py"], 27),
+    "sparse_gossip": Benchmark(["sparse_gossip.py"], 8),
+    "compressors": Benchmark(["compressors.py"], 21),
+    "lowering": Benchmark(["lowering.py"], 39),
     # Last: it also renews the tables of the guide "How fast is it?", from all results.
-    "scaling": Benchmark(["scaling.py"], 180),
+    "scaling": Benchmark(["scaling.py"], 172),
 }
 
 

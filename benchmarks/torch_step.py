@@ -136,7 +136,7 @@ class Gradax:
 
 def main() -> None:
     """Measures every pair on every tree."""
-    arguments = _measure.arguments(__doc__, rounds=5)
+    arguments = _measure.arguments(__doc__, rounds=4)
     _measure.one_thread()
     report = _measure.Report(
         name="torch_step",

@@ -22,7 +22,8 @@ _CACHE = pathlib.Path(__file__).parents[1] / ".cache" / "jax"
 # Collectives of eager calls can wait for each other for ever on few cores.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
 jax.config.update("jax_compilation_cache_dir", str(_CACHE))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+# Small programs too: the two workers compile the same ones.
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +41,19 @@ def _forget_compiled_functions():
     yield
     if next(_modules) % 8 == 0:
         jax.clear_caches()
+
+
+#: Modules whose tests share nothing, or say themselves what they share.
+_APART = ("test_replay.py", "test_docstrings.py")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """One worker per module: its tests share what has been compiled and computed."""
+    for item in items:
+        grouped = item.get_closest_marker("xdist_group") or item.path.name in _APART
+        if not grouped:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
 
 
 def pytest_collection_finish():

@@ -76,7 +76,8 @@ def local_steps(
         displacement.
       reset: start the inner state afresh each round, with random keys of this round and
         client; otherwise it is kept, one for each client.
-      unroll: of the scan over steps. Convolutions inside a scan are slow on CPU: unroll them.
+      unroll: of the scan over steps. (Convolutions are slow in loops on CPU, and rounds are
+        a loop too: see :func:`gradax.conv_general_dilated`.)
 
     Returns:
       A transformation that needs the extras ``batches`` (leading axis: local steps) and

@@ -14,6 +14,7 @@ from gradax import _validate
 
 from ..data._layout import ClientData
 from ._local import Batching, Local, Objective, Rows
+from ._placement import Placement
 
 Metrics: TypeAlias = Callable[[optax.Params, Any], dict[str, jax.Array]]
 
@@ -70,7 +71,12 @@ class ClientEvaluation:
             )
 
     def measure(
-        self, params: optax.Params, data: ClientData, plan: Batching, own_params: bool
+        self,
+        params: optax.Params,
+        data: ClientData,
+        plan: Batching,
+        own_params: bool,
+        ways: int = 1,
     ) -> dict[str, Any]:
         """Measures all clients.
 
@@ -79,19 +85,30 @@ class ClientEvaluation:
           data: of all clients, on the device.
           plan: static facts about the data.
           own_params: whether there is one row per client.
+          ways: number of parts of the clients that lie on devices of their own.
 
         Returns:
           Columns of the history; scalars, and lists if asked for.
         """
 
         def one(client):
-            mine = jax.tree.map(lambda leaf: leaf[client], params) if own_params else params
+            arrays, start, count, mine = client
+            rows = Rows(data.arrays if arrays is None else arrays, start, count)
             # A tree of metrics is averaged over examples just as a loss is.
             objective = Objective(self.metrics_fn, self.metrics_fn)  # type: ignore[arg-type]
-            local = Local(objective, plan, _rows_of(data, client), jax.random.key(0))
-            return local.full_value_fn(mine)
+            local = Local(objective, plan, rows, jax.random.key(0))
+            return local.full_value_fn(params if mine is None else mine)
 
-        each = lax.map(one, jnp.arange(data.num_clients), batch_size=self.chunk)
+        flat, mine = data.offsets is not None, params if own_params else None
+        starts = data.offsets if flat else jnp.zeros_like(data.counts)
+        clients = None if flat else data.arrays, starts, data.counts, mine
+        of_part = lambda clients: lax.map(one, clients, batch_size=self.chunk)
+        if ways == 1 or data.num_clients % ways:
+            each = of_part(clients)
+        else:  # one by one on each device, which then reads its own clients only
+            cut = lambda x: x.reshape(ways, x.shape[0] // ways, *x.shape[1:])
+            join = lambda x: x.reshape(-1, *x.shape[2:])
+            each = jax.tree.map(join, jax.vmap(of_part)(jax.tree.map(cut, clients)))
         columns: dict[str, Any] = {}
         for name, values in each.items():
             columns |= self._summary(name, values)
@@ -111,15 +128,6 @@ class ClientEvaluation:
         kept = {f"{column}_each": values} if self.keep else {}
         mean, std = jnp.mean(values), jnp.std(values)
         return {column: mean, f"{column}_std": std, f"{column}_worst": jnp.mean(worst), **kept}
-
-
-def _rows_of(data: ClientData, client: jax.Array) -> Rows:
-    """The part of the data that one client reads."""
-    count = data.counts[client]
-    if data.offsets is not None:
-        return Rows(data.arrays, data.offsets[client], count)
-    arrays = jax.tree.map(lambda leaf: leaf[client], data.arrays)
-    return Rows(arrays, jnp.zeros_like(count), count)
 
 
 #: What ``evaluate_clients=`` takes: one or several, or nothing but the function.
@@ -165,6 +173,7 @@ def compile_evaluations(
     read: Callable[[Any], Any],
     own_params: bool,
     over: Callable[[Callable], Callable] = lambda function: function,
+    placement: Placement | None = None,
 ) -> Callable[[Any, ClientData], dict[str, Any]]:
     """Makes one jitted function of the state and the training data.
 
@@ -174,6 +183,7 @@ def compile_evaluations(
       read: parameters of a state.
       own_params: whether they have one row per client.
       over: maps a function of the state and the training data, such as over seeds.
+      placement: of the run; by default one device.
 
     Returns:
       A function that returns columns of the history.
@@ -183,7 +193,8 @@ def compile_evaluations(
     whole = dataclasses.replace(batching, batch_size=None, num_steps=1, num_epochs=None)
     plan_of = lambda data: whole if data is None else Batching.plan(data, None, 1, None, False)
     plans = [plan_of(one.data) for one in evaluations]
-    given = [None if one.data is None else jax.device_put(one.data) for one in evaluations]
+    placement = placement or Placement()
+    given = [None if one.data is None else placement.put_aside(one.data) for one in evaluations]
 
     @jax.jit
     def measure(state, data, given):
@@ -192,7 +203,7 @@ def compile_evaluations(
             columns: dict[str, Any] = {}
             for one, plan, own_data in zip(evaluations, plans, given, strict=True):
                 measured = data if own_data is None else own_data
-                columns |= one.measure(params, measured, plan, own_params)
+                columns |= one.measure(params, measured, plan, own_params, placement.ways)
             return columns
 
         return over(one_run)(state, data)

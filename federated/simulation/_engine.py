@@ -29,7 +29,8 @@ class Engine:
       batching: how examples become batches.
       num_clients: number of clients or nodes.
       cohort: who takes part, or ``None`` for everybody.
-      chunk: lanes that are computed side by side, or ``None`` for all.
+      chunk: lanes that are computed side by side, or ``None`` for all; on a mesh it is rounded up
+        to a multiple of the devices.
       record: names of fields of the client's state to record in every round and lane.
       placement: the devices over which the client axis is spread.
       lane_store: whether the states of clients in a :class:`SimState` are those of the round's
@@ -317,12 +318,16 @@ class Engine:
 
     def _run_chunks(self, run, store, lanes: Lanes):
         """Runs the client phase at once, or scanned over chunks."""
-        count = lanes.ids.shape[0]
-        size = min(self.chunk or count, count)
+        # Lanes that do not divide among the devices would all be computed on each of them. (Of
+        # peers all are present, or two meet.)
+        count, ways = lanes.ids.shape[0], self.placement.ways if self.algorithm.server else 1
+        size = -(-min(self.chunk or count, count) // ways) * ways
         if size == count:
             store, out, seen = run(store, lanes)
             return store, narrow(add_up(out), out) if isinstance(out, Sum) else out, seen
-        store, out, seen = scan_chunks(run, store, split(lanes, size, self.num_clients))
+        chunks = split(lanes, size, self.num_clients)
+        spread = functools.partial(self.placement.spread, count=ways)
+        store, out, seen = scan_chunks(run, store, chunks, ways, spread)
         without_filling = lambda tree: jax.tree.map(lambda x: x[:count], tree)
         return store, out if isinstance(out, Sum) else without_filling(out), without_filling(seen)
 

@@ -49,8 +49,13 @@ def split(lanes: Lanes, size: int, nobody: int) -> Lanes:
     beyond = jnp.iinfo(lanes.places.dtype).max
     places = jnp.pad(lanes.places, (0, missing), constant_values=beyond)
     fill = lambda x: jnp.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1), mode="edge")
-    cut = lambda x: x.reshape(-1, size, *x.shape[1:])
-    return jax.tree.map(cut, Lanes(ids, jax.tree.map(fill, lanes.extras), places))
+    filled = Lanes(ids, jax.tree.map(fill, lanes.extras), places)
+    return _cut(filled, ids.shape[0] // size)
+
+
+def _cut(tree: Any, parts: int) -> Any:
+    """Divides the leading axis into equal parts."""
+    return jax.tree.map(lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), tree)
 
 
 def map_lanes(function: Callable, in_axes: tuple[Any, ...], *arguments: Any) -> Any:
@@ -139,15 +144,24 @@ def narrow(total: Sum, like: Sum) -> Sum:
 
 
 def scan_chunks(
-    run: Callable[[Any, Lanes], tuple[Any, Any, Any]], store: Any, chunks: Lanes
+    run: Callable[[Any, Lanes], tuple[Any, Any, Any]],
+    store: Any,
+    chunks: Lanes,
+    parts: int = 1,
+    spread: Callable[[Any], Any] = lambda sums: sums,
 ) -> tuple[Any, Any, Any]:
     """Scans over chunks: client states are updated in place, sums are carried along.
+
+    On a mesh each device carries the sum of its own lanes; they are added after the scan, so that
+    no chunk waits for the other devices.
 
     Args:
       run: ``run(store, lanes) -> (store, out, seen)``; ``out`` is a :class:`Sum` of lanes, of
         which only the total is kept, or any tree with a leading axis of lanes.
       store: states of all clients.
       chunks: from :func:`split`.
+      parts: number of equal parts of a chunk's lanes whose sums are carried apart.
+      spread: puts these sums, leaves ``[parts, ...]``, where their lanes are.
 
     Returns:
       The store, ``out`` (the total, or all lanes one after the other) and ``seen`` of all
@@ -156,16 +170,20 @@ def scan_chunks(
     first = jax.tree.map(lambda x: x[0], chunks)
     shape = jax.eval_shape(lambda: run(store, first)[1])
     streams = isinstance(shape, Sum)
-    total: Any = jax.eval_shape(add_up, shape) if streams else ()
+    apart = lambda out: spread(jax.vmap(add_up)(_cut(out, parts)))
+    add = apart if parts > 1 else add_up
+    total: Any = jax.eval_shape(add, shape) if streams else ()
     total = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), total)
 
     def one(carry, lanes):
         store, total = carry
         store, out, seen = run(store, lanes)
         if streams:
-            total, out = jax.tree.map(jnp.add, total, add_up(out)), ()
+            total, out = jax.tree.map(jnp.add, total, add(out)), ()
         return (store, total), (out, seen)
 
     (store, total), stacked = lax.scan(one, (store, total), chunks)
     out, seen = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), stacked)
+    if streams and parts > 1:
+        total = jax.tree.map(lambda x: jnp.sum(x, axis=0), total)
     return store, narrow(total, shape) if streams else out, seen

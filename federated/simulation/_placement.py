@@ -193,6 +193,20 @@ class Placement:
         data = self.lay_out(data)
         return jax.device_put(data) if self.mesh is None else _put(data, self.of_data(data))
 
+    def put_aside(self, data: ClientData) -> ClientData:
+        """Puts data on the devices that no round reads, of any number of clients.
+
+        Args:
+          data: in any layout.
+
+        Returns:
+          The same examples, spread if they divide evenly.
+        """
+        if self.mesh is None:
+            return jax.device_put(data)
+        everywhere = jax.tree.map(lambda _: self.replicated(), data)
+        return _put(data, everywhere if data.num_clients % self.ways else self.of_data(data))
+
     def put_state(self, state: Any, row_fields: set[str]) -> Any:
         """Moves a state that lies elsewhere to where this run wants it.
 

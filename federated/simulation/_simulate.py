@@ -118,11 +118,12 @@ def simulate(
         for methods whose iterates are not what one wants to use: an average that the server
         keeps, or nodes that stand at different times (:func:`dadao_params`).
       segment: rounds per segment. At most one segment is lost when a run is killed.
-      chunk: clients computed side by side. By default one on CPU, where that is fastest and
-        takes the least memory, and all of the cohort elsewhere or on a mesh. For peers only
-        the local work is chunked, and by default not at all. ``"auto"`` takes the largest
-        chunk that fits into ``memory_budget``, by what the compiler says a segment needs; on
-        CPU with a server that is one still, unless there is a mesh.
+      chunk: clients computed side by side, on a mesh rounded up to a multiple of the devices.
+        By default one on CPU, where that is fastest and takes the least memory, and all of
+        the cohort elsewhere or on a mesh. For peers only the local work is chunked, and by
+        default not at all. ``"auto"`` takes the largest chunk that fits into
+        ``memory_budget``, by what the compiler says a segment needs; on CPU with a server
+        that is one still, unless there is a mesh.
       memory_budget: for ``chunk="auto"``, bytes per device for data, states and the work of a
         round; by default what the device reports free, or on CPU half of the available memory.
       client_state: ``"device"`` keeps the states of all clients there; ``"host"`` in NumPy
@@ -312,7 +313,7 @@ class _Run:
         listed = client_evaluations(evaluate_clients, engine.num_clients, alone)
         readable = lambda function: lambda *given: placement.everywhere(function(*given))
         self._evaluate_clients = compile_evaluations(
-            listed, engine.batching, read, alone, over=readable
+            listed, engine.batching, read, alone, over=readable, placement=placement
         )
         self._bytes: tuple[int, int | None] | None = None
 

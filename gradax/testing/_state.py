@@ -94,7 +94,11 @@ def serialization_orbax(subject: Subject) -> None:
     import orbax.checkpoint as ocp
 
     def through_orbax(tree):
-        with tempfile.TemporaryDirectory() as folder, ocp.StandardCheckpointer() as checkpointer:
+        # A save that fails may still be writing when the folder is removed.
+        with (
+            tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+            ocp.StandardCheckpointer() as checkpointer,
+        ):
             checkpointer.save(Path(folder) / "saved", tree)
             checkpointer.wait_until_finished()
             return checkpointer.restore(Path(folder) / "saved", tree)

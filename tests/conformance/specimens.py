@@ -53,7 +53,7 @@ def entry(factory, example, needs=(), kind="alias"):
         paper=PAPER,
         factory=factory,
         needs=needs,
-        example=example,
+        given_example=example,
         reexport_of=None,
         exceptions={},
     )

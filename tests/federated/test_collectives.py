@@ -30,9 +30,9 @@ OWN_LOOP = {
 
 
 @functools.cache
-def simulated(name):
+def simulated(name, **chunked):
     algorithm, options = _rounds.ALGORITHMS[name]("clients"), _rounds.OPTIONS.get(name, {})
-    traced = _rounds.simulated(algorithm, PROBLEM, mesh=_rounds.mesh(), **options)
+    traced = _rounds.simulated(algorithm, PROBLEM, mesh=_rounds.mesh(), **options, **chunked)
     return traced.lower().compile().as_text()
 
 
@@ -60,6 +60,14 @@ def test_sharded_round_reduces_its_sums_once_and_gathers_only_what_it_records(na
     gathered = [one for one in large(simulated(name)) if one.opcode == "all-gather"]
     assert all(one.nbytes == 4 * _rounds.CLIENTS for one in gathered)
     assert counts["all-gather"] <= 2
+
+
+def test_chunks_of_a_sharded_round_are_added_once():
+    """Each device carries the sum of its own lanes; chunks exchange examples only."""
+    text = simulated("FedAvg", chunk=_rounds.DEVICES)
+    models = lambda found: [one for one in found if MODEL <= one.nbytes <= MODEL + LITTLE]
+    assert len(models(large(text))) == 1
+    assert not models(large(text, in_loops=True))
 
 
 def test_sharded_rule_gathers_every_message_once():

@@ -20,6 +20,7 @@ from gradax.federated.simulation import _simulate
 from tests.federated.simulation import problems
 
 ROUNDS, FATAL = 6, 4
+MORE = ("dadao", "econtrol", "cbo")
 N = problems.NUM_CLIENTS
 MEASURED = {
     "evaluate": lambda params: {"size": jnp.sum(params["w"] ** 2)},
@@ -78,6 +79,15 @@ def results():
     }
 
 
+def more_results():
+    """Parameters of three further algorithms, leaf by leaf."""
+    from tests.federated import test_agreement  # makes arrays, for which it is too early above
+
+    run = lambda name: test_agreement.simulate(test_agreement.CASES[name]).params
+    leaves = lambda name: [np.asarray(x).tolist() for x in jax.tree.leaves(run(name))]
+    return {name: leaves(name) for name in MORE}
+
+
 def refusals(process):
     """What must not be played, found out by all."""
     x, y = problems.PARAMS["w"] + process, problems.PARAMS["b"]
@@ -128,7 +138,7 @@ def main(process, processes, port, directory, plan):
     else:
         found |= results()
     if plan == "die":
-        found |= refusals(process)
+        found |= more_results() | refusals(process)
     (directory / f"{plan}-{process}.json").write_text(json.dumps(found))
     if plan == "die":
         die(directory, process)

@@ -1,18 +1,26 @@
 """Metrics of every single client, and of those that are served worst."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from benchmarks import _hlo
 from gradax import federated
+from gradax.federated.simulation._local import Batching
+from gradax.federated.simulation._placement import Placement
 from tests.federated.simulation.problems import (
+    EXAMPLES,
     FLAT,
     NUM_CLIENTS,
     PADDED,
+    PARAMS,
+    PARTS,
     loss_fn,
     simulate,
 )
+from tests.federated.simulation.test_placement import mesh
 
 
 def metrics(params, batch):
@@ -37,6 +45,32 @@ def test_mean_spread_and_worst_are_those_of_the_clients_one_by_one(train, test):
         ordered = np.sort(values)
         worst = ordered[-3:] if name == "loss" else ordered[:3]  # three of eight
         np.testing.assert_allclose(row[f"client_{name}_worst"], worst.mean(), rtol=2e-5)
+
+
+@pytest.mark.parametrize(("train", "test"), [(PADDED, None), (PADDED, FLAT), (FLAT, "three")])
+def test_on_a_mesh_the_same_is_measured(train, test):
+    """Clients that do not divide among the devices are measured on all of them."""
+    if test == "three":
+        test = federated.data.padded(EXAMPLES, PARTS[:3])
+    one = federated.ClientEvaluation(metrics, test, keep=True)
+    options = {"rounds": 2, "evaluate_clients": one}
+    spread = simulate(federated.fedavg(0.1), train, mesh=mesh(), **options)
+    alone = simulate(federated.fedavg(0.1), train, **options)
+    for name, values in alone.history.rows[-1].items():
+        if name.startswith("client_"):
+            np.testing.assert_allclose(spread.history.rows[-1][name], values, rtol=2e-5, atol=1e-6)
+
+
+def test_on_a_mesh_every_device_reads_its_own_clients():
+    evaluation, plan = (
+        federated.ClientEvaluation(metrics),
+        Batching.plan(PADDED, None, 1, None, False),
+    )
+    data = Placement.of(mesh(), None, []).put(PADDED)
+    run = lambda data: evaluation.measure(PARAMS, data, plan, own_params=False, ways=4)
+    compiled = jax.jit(run).lower(data).compile().as_text()
+    assert not _hlo.collectives(compiled, in_loops=True)
+    assert not [one for one in _hlo.exchanged(compiled) if one.nbytes > 4 * NUM_CLIENTS]
 
 
 def test_several_evaluations_stand_side_by_side_and_only_after_segments():

@@ -11,10 +11,20 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
-from tests.federated.simulation.process_run import FATAL, ROUNDS, N, fedspeed, monna, summary
+from tests.federated import test_agreement
+from tests.federated.simulation.process_run import (
+    FATAL,
+    MORE,
+    ROUNDS,
+    N,
+    fedspeed,
+    monna,
+    summary,
+)
 from tests.federated.simulation.test_checkpoint import saved_rounds
 
 pytestmark = pytest.mark.xdist_group("processes")
@@ -31,7 +41,8 @@ def free_port():
 def environment():
     """One device each; compiled as the other tests are."""
     flags = [flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag]
-    return os.environ | {"XLA_FLAGS": " ".join(flags), "JAX_PLATFORMS": "cpu"}
+    cache = {"JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax")}
+    return os.environ | cache | {"XLA_FLAGS": " ".join(flags), "JAX_PLATFORMS": "cpu"}
 
 
 def launch(processes, directory, plan):
@@ -114,6 +125,14 @@ def test_every_process_returns_what_a_single_one_does(processes, name, request):
     for process in found:
         assert process[name] == found[0][name]
     assert_same(found[0][name], alone(name))
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_two_processes_agree_with_participants_side_by_side(name, two):
+    expected = test_agreement.simulated(name, "side by side").params
+    for process in two[2]:
+        for ours, theirs in zip(process[name], jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("processes", ["two", "four"])
