@@ -11,6 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 DEVICES, LANES = 4, 2
@@ -21,6 +23,20 @@ def make_mesh(*shape: int) -> jax.sharding.Mesh:
     names = ("devices",) if len(shape) == 1 else tuple(f"devices{k}" for k in range(len(shape)))
     devices = jax.devices()[: math.prod(shape)]
     return jax.make_mesh(shape, names, (AxisType.Auto,) * len(shape), devices=devices)
+
+
+def on_one_device(tree: Any) -> Any:
+    """Copies arrays, typed keys included, by way of the host."""
+
+    def copy(leaf):
+        if not isinstance(leaf, jax.Array):
+            return leaf
+        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jnp.asarray(np.asarray(leaf))
+        data = jnp.asarray(np.asarray(jax.random.key_data(leaf)))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+
+    return jax.tree.map(copy, jax.block_until_ready(tree))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,9 +74,14 @@ class Placement:
         return self.place(function, self.devices, **options)
 
     def merge(self, tree: Any) -> Any:
-        """From the layout back to one leading axis of participants."""
+        """From the layout back to one leading axis of participants, on one device.
+
+        It goes through the host: a program over all devices that is started while another one
+        is under way can wait for it for ever, where devices share few cores.
+        """
         merged = len(self.shape)
-        return jax.tree.map(lambda x: x.reshape(self.size, *x.shape[merged:]), tree)
+        join = lambda x: x.reshape(self.size, *x.shape[merged:])
+        return jax.tree.map(join, on_one_device(tree))
 
     def run(self, function: Callable[..., Any], *trees: Any) -> Any:
         """Calls a function for all participants."""

@@ -173,7 +173,7 @@ def play(case, placement, donate=True):
     params, states, batches = placement.lay_out((params, states, batches))
     for _ in range(case.rounds):
         before = params, states
-        params, states = step(params, states, batches)
+        params, states = jax.block_until_ready(step(params, states, batches))
         assert {leaf.is_deleted() for leaf in jax.tree.leaves(before)} == {donate}
     return placement.merge((params, states))
 
@@ -186,7 +186,8 @@ def played(name, way):
 def keys_of(tree):
     """The bits of the random keys of all participants."""
     is_key = lambda leaf: jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return [jax.random.key_data(leaf) for leaf in jax.tree.leaves(tree) if is_key(leaf)]
+    keys = [leaf for leaf in jax.tree.leaves(tree) if is_key(leaf)]
+    return [jax.random.key_data(leaf) for leaf in placements.on_one_device(keys)]
 
 
 def own_states(result):
