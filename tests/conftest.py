@@ -13,6 +13,9 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     + " --xla_cpu_use_fusion_emitters=false"
 )
+# Threads for XLA. A program over eight devices holds eight of them until all have met; with no more
+# than that, a second one that starts meanwhile can keep the first from its last.
+os.environ.setdefault("NPROC", "32")
 
 import chex
 import jax
