@@ -1,9 +1,6 @@
 """``gradax bench`` and what the benchmarks share: records, collected files, comparisons."""
 
-import argparse
-import importlib
 import json
-import pathlib
 import subprocess
 import sys
 
@@ -11,21 +8,15 @@ import pytest
 
 from gradax import _bench_command
 from gradax.__main__ import main
+from tests.gradax.benches import BENCHMARKS, imported
 
-BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
 MODULES = ("_measure", "environments", "_collected", "_compare", "run")
 
 
 @pytest.fixture(scope="module")
 def benches():
-    """The modules of the benchmarks by name; their folder is on the path only meanwhile."""
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        yield argparse.Namespace(**{name: importlib.import_module(name) for name in MODULES})
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-        for name in MODULES:
-            del sys.modules[name]
+    with imported(*MODULES) as modules:
+        yield modules
 
 
 def figure(what, *values, better="lower"):

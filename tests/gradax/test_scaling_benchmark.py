@@ -1,27 +1,18 @@
 """What `benchmarks/scaling.py` says: fits, the points behind every curve, and rows of peers."""
 
-import argparse
 import dataclasses
-import importlib
-import pathlib
-import sys
 
 import pytest
 
-BENCHMARKS = pathlib.Path(__file__).parents[2] / "benchmarks"
+from tests.gradax.benches import imported
+
 MODULES = ("_measure", "_scaling_plan", "_scaling_draw", "_scaling_curves", "_how_fast")
 
 
 @pytest.fixture(scope="module")
 def benches():
-    """The modules by name; their folder is on the path only meanwhile."""
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        yield argparse.Namespace(**{name: importlib.import_module(name) for name in MODULES})
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-        for name in MODULES:
-            del sys.modules[name]
+    with imported(*MODULES) as modules:
+        yield modules
 
 
 def test_an_exponent_is_fitted_from_the_given_place_on(benches):

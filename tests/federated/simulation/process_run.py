@@ -101,8 +101,14 @@ def refusals(process):
     }
 
 
-def die(directory, process):
-    """Saves each round, until process 1 is killed in the middle of round ``FATAL``."""
+def saved(name, directory):
+    """A run that saves itself after each of its rounds."""
+    options = {"rounds": ROUNDS, "segment": 1, "checkpoint": directory / name}
+    return {"fedspeed": fedspeed, "monna": monna}[name](**options)
+
+
+def die(name, directory, process):
+    """Plays a run until process 1 is killed while it saves round ``FATAL``."""
 
     class Deadly(_simulate.Checkpoints):
         def save(self, state, rows):
@@ -111,7 +117,7 @@ def die(directory, process):
             super().save(state, rows)
 
     _simulate.Checkpoints = Deadly
-    fedspeed(checkpoint=directory / "run")
+    saved(name, directory)
 
 
 def bits(result):
@@ -122,8 +128,12 @@ def bits(result):
 
 def resumed(directory):
     """Goes on from what was saved, and compares with a run that nothing has stopped."""
-    found, whole = fedspeed(checkpoint=directory / "run"), fedspeed()
-    return {"fedspeed": summary(found), "same bits": bits(found) == bits(whole)}
+    found, whole = saved("fedspeed", directory), fedspeed()
+    return {
+        "fedspeed": summary(found),
+        "same bits": bits(found) == bits(whole),
+        "monna": summary(saved("monna", directory)),  # four processes have begun it
+    }
 
 
 def main(process, processes, port, directory, plan):
@@ -140,8 +150,8 @@ def main(process, processes, port, directory, plan):
     if plan == "die":
         found |= more_results() | refusals(process)
     (directory / f"{plan}-{process}.json").write_text(json.dumps(found))
-    if plan == "die":
-        die(directory, process)
+    if plan != "resume":
+        die({"die": "fedspeed", "run": "monna"}[plan], directory, process)
 
 
 if __name__ == "__main__":

@@ -144,7 +144,7 @@ def test_every_process_holds_its_own_clients_only(processes, request):
 
 def test_only_the_first_process_prints_and_writes(place, four):
     codes, text, found = four
-    assert codes == [0] * 4
+    assert codes[1] == -signal.SIGKILL  # after all the rest
     assert [process["exit code"] for process in found] == [0] * 4
     assert text.count("fedavg: test accuracy") == 1
     written = sorted(path.name for path in place.glob("command-run-*"))
@@ -173,16 +173,19 @@ def test_a_mesh_of_its_own_devices_leaves_a_process_alone(two):
         assert_same(process["alone"], alone("fedspeed"))
 
 
-def test_a_killed_process_costs_one_segment(place, two):
-    assert two[0][1] == -signal.SIGKILL
-    assert saved_rounds(place / "run")[-1] == FATAL - 1
+def test_a_killed_process_costs_one_segment(place, two, four):
+    for name, codes in (("fedspeed", two[0]), ("monna", four[0])):
+        assert codes[1] == -signal.SIGKILL
+        assert saved_rounds(place / name)[-1] == FATAL - 1
     codes, text, found = play(2, place, "resume")
     assert codes == [0, 0], text
-    assert saved_rounds(place / "run")[-1] == ROUNDS
     for process in found:
         assert process["same bits"]
         assert_same(process["fedspeed"], alone("fedspeed"))
+        # Two processes went on from what four had saved.
+        assert_same(process["monna"], summary(monna(rounds=ROUNDS, segment=1)))
+    assert saved_rounds(place / "fedspeed")[-1] == saved_rounds(place / "monna")[-1] == ROUNDS
     # A single process can go on from what several have saved.
-    assert_same(summary(fedspeed(checkpoint=place / "run")), alone("fedspeed"))
-    more = summary(fedspeed(rounds=ROUNDS + 1, checkpoint=place / "run"))
+    assert_same(summary(fedspeed(checkpoint=place / "fedspeed")), alone("fedspeed"))
+    more = summary(fedspeed(rounds=ROUNDS + 1, checkpoint=place / "fedspeed"))
     assert_same(more, summary(fedspeed(rounds=ROUNDS + 1)))
